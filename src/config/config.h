@@ -1,0 +1,53 @@
+/*
+ * harpoon.conf: an INI file that the administrator owns. Every key is checked; an unknown key, a value
+ * out of range or a path that is not absolute is an error that names file and line. Which file: the
+ * HARPOON_CONFIG environment variable (must then exist), else the installed default, which may be absent.
+ * Annotations of a container (io.harpoon.*) may change sizes and the backend, nothing else.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "err.h"
+#include "log.h"
+
+#define CONFIG_VCPUS_MAX 32
+#define CONFIG_MEM_MIN_MIB 64
+#define CONFIG_MEM_MAX_MIB (1024 * 1024)
+
+enum config_backend {
+	CONFIG_BACKEND_AUTO,
+	CONFIG_BACKEND_KVM,
+	CONFIG_BACKEND_QEMU,
+	CONFIG_BACKEND_MAX
+};
+
+struct config {
+	char *path; /* file read, NULL = none, defaults only */
+	/* [vm] */
+	enum config_backend backend;
+	char *kernel, *initrd, *kernel_args; /* kernel_args: appended to ours, may be "" */
+	uint32_t vcpus;
+	uint32_t memory_mib;	      /* when the container sets no limit */
+	uint32_t memory_overhead_mib; /* added to the container's limit */
+	/* [programs] */
+	char *qemu, *fs_server, *vmm;
+	/* [log] */
+	enum log_level log_level;
+	/* [limits] */
+	uint32_t ready_timeout_ms; /* VM start to agent ready */
+	uint32_t call_timeout_ms;  /* one call to the agent */
+	uint32_t console_log_kib;
+};
+
+/* Fills *ret with defaults plus the file. On failure *ret is empty (config_done is harmless). */
+int config_load(struct config *ret, struct err *err);
+/* As above, for one named file ("" = none); text errors are "<path>:<line>: ...". */
+int config_load_file(struct config *ret, const char *path, struct err *err);
+void config_done(struct config *c);
+
+/* One annotation. 0 = applied or not ours (ignored), -EINVAL with a sentence naming key and value. */
+int config_apply_annotation(struct config *c, const char *key, const char *value, struct err *err);
+
+const char *config_backend_name(enum config_backend b);

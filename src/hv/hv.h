@@ -1,0 +1,98 @@
+/*
+ * What the shim knows of a virtual machine. One VM per object; the backend (our KVM monitor or QEMU)
+ * is behind struct hv_ops. Everything runs on the loop's thread and is asynchronous: results come as
+ * callbacks from the loop, never from inside the call that asked.
+ *
+ * Life: hv_vm_new (nothing runs yet) -> hv_vm_share/... -> hv_vm_start -> on_ready -> streams ... ->
+ * hv_vm_kill or the guest ends -> on_exit -> hv_vm_free. hv_vm_free at any point ends every process and
+ * frees everything, synchronously (children are killed and reaped: SIGKILL, a few ms).
+ *
+ * The processes of a VM (VMM or QEMU, harpoon-fs) are children of the caller, die with it
+ * (PR_SET_PDEATHSIG), and are written to <state_dir>/processes so that `delete` can end them from disk.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "config.h"
+#include "err.h"
+#include "loop.h"
+
+/* Name of an exported tree as the guest sees it: one path component below the share's root. */
+#define HV_SHARE_NAME_MAX 64
+
+enum hv_exit_kind {
+	HV_EXIT_POWEROFF, /* the guest powered itself off */
+	HV_EXIT_PANIC,	  /* the guest kernel died or reset itself */
+	HV_EXIT_KILLED,	  /* hv_vm_kill, or a signal from outside */
+	HV_EXIT_FAILED,	  /* VMM or file server died by themselves, or never came up */
+	HV_EXIT_MAX
+};
+
+struct hv_exit {
+	enum hv_exit_kind kind;
+	char text[256]; /* one sentence for people, the last console line in it where it helps */
+};
+
+/* The agent's greeting: when what happened, in ns. Host: CLOCK_MONOTONIC; guest: since its boot. */
+struct hv_ready {
+	uint64_t host_start_ns; /* hv_vm_start called */
+	uint64_t host_spawn_ns; /* VMM process exec'd */
+	uint64_t host_ready_ns; /* greeting received */
+	uint64_t guest_init_ns; /* harpoon-init's first instruction */
+	uint64_t guest_ready_ns;
+	uint32_t agent_version;
+};
+
+struct hv_callbacks {
+	void (*on_ready)(void *ctx, const struct hv_ready *ready);
+	/* Once; after it only hv_vm_free. All processes of the VM are gone and reaped. */
+	void (*on_exit)(void *ctx, const struct hv_exit *why);
+};
+
+struct hv_params {
+	const struct config *config; /* borrowed for the life of the VM */
+	const char *id;		     /* for logs and process names */
+	int state_dir_fd;	     /* borrowed: console log, processes file */
+	const char *state_dir;	     /* its path, for messages */
+	int netns_fd;		     /* borrowed, -1 = a fresh empty one */
+	uint32_t nr_vcpus;
+	uint64_t mem_bytes; /* guest RAM */
+};
+
+struct hv_footprint {
+	uint64_t pss_bytes; /* of all processes of the VM, guest memory included */
+	uint64_t vmm_pss_bytes, fs_pss_bytes;
+};
+
+struct hv_vm;
+/* Streams as in mux.h: the descriptors are owned by the VM from the call on, done is called once. */
+typedef void (*hv_stream_done_fn)(void *ctx, int err);
+struct hv_stream;
+
+int hv_vm_new(struct loop *loop, const struct hv_params *params, const struct hv_callbacks *cb,
+	      void *ctx, struct hv_vm **ret, struct err *err);
+void hv_vm_free(struct hv_vm *vm);
+
+/* Exports the tree (or single file) behind dirfd (O_PATH or a detached mount; owned from here on) under
+ * `name`. Any time, also while the guest runs. */
+int hv_vm_share(struct hv_vm *vm, const char *name, int dirfd, bool read_only, struct err *err);
+
+int hv_vm_start(struct hv_vm *vm, struct err *err);
+int hv_vm_attach_stream(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream_done_fn done,
+			void *ctx, struct hv_stream **ret, struct err *err);
+void hv_stream_detach(struct hv_stream *s);
+int hv_vm_pause(struct hv_vm *vm, struct err *err);
+int hv_vm_resume(struct hv_vm *vm, struct err *err);
+/* SIGKILL now; on_exit follows. */
+void hv_vm_kill(struct hv_vm *vm);
+/* Host pid of the process that is the VM (what containerd is told), 0 before start. */
+pid_t hv_vm_pid(const struct hv_vm *vm);
+int hv_vm_footprint(const struct hv_vm *vm, struct hv_footprint *ret, struct err *err);
+const char *hv_vm_backend(const struct hv_vm *vm);
+
+/* From disk, without any object: ends the processes listed in <state_dir>/processes (checked by pid
+ * and start time) and waits until they are gone. Idempotent; no file = nothing to do. */
+int hv_cleanup_state(int state_dir_fd, struct err *err);

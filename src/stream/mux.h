@@ -1,0 +1,62 @@
+/*
+ * Streams over one byte channel: many independent byte streams with per-stream credit, multiplexed
+ * over one reliable descriptor (on the qemu backend: a virtio-serial port). Both ends, the shim's
+ * hv layer and the agent, use this same code. docs/protocols.md has the wire format.
+ *
+ * A stream joins a pair of local descriptors to the same stream number on the other side: what is
+ * read from `rfd` comes out of the peer's `wfd` and the other way round. Directions end separately:
+ * end of file on rfd closes the peer's wfd once everything was delivered. Data flows only when both
+ * sides have attached the number, in either order: a sender starts with no credit, and attaching is
+ * what grants it. A reader that stalls stops its own stream only; at most MUX_WINDOW bytes of it wait
+ * in memory.
+ *
+ * Threads: everything on the loop's thread. The peer is hostile: frames are bounded and checked, and a
+ * protocol violation ends the channel (on_broken), nothing else.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "loop.h"
+
+#define MUX_WINDOW (256 * 1024)
+#define MUX_STREAMS_MAX 4096
+#define MUX_HELLO_MAX 256
+/* Stream 1 carries ttrpc between shim and agent; callers choose numbers from 16 on. */
+#define MUX_STREAM_RPC 1
+#define MUX_STREAM_FIRST_FREE 16
+
+struct mux;
+struct mux_stream;
+
+/* All directions are over and both descriptors are closed; err 0, or -errno why it was cut short. */
+typedef void (*mux_stream_done_fn)(void *ctx, int err);
+
+struct mux_callbacks {
+	/* The peer said hello (once). data: the peer's greeting, borrowed for the call. */
+	void (*on_hello)(void *ctx, const void *data, size_t len);
+	/* The channel is over (-EPIPE: closed, -EPROTO: violation). Called once, at most; every
+	 * stream's done callback has run before. The owner then calls mux_free(). */
+	void (*on_broken)(void *ctx, int err);
+};
+
+/* fd: the channel, owned by the mux from here on (made non-blocking). */
+struct mux *mux_new(struct loop *loop, int fd, const struct mux_callbacks *cb, void *ctx);
+/* Ends every stream (done callbacks run with -ECANCELED) and closes the channel. Accepts NULL. */
+void mux_free(struct mux *mux);
+
+/* Sends the greeting; len at most MUX_HELLO_MAX. */
+int mux_send_hello(struct mux *mux, const void *data, size_t len);
+
+/*
+ * Attaches a stream. rfd or wfd may be -1: that direction then is over from the start. Both are owned
+ * by the mux from here on, also when this fails, and are made non-blocking; rfd == wfd (a socket) is
+ * allowed: it is then shut down per direction and closed once. done may be NULL.
+ * -EEXIST: number in use. -ENOSPC: MUX_STREAMS_MAX. The returned handle (in *ret, may be NULL) is
+ * valid until done was called.
+ */
+int mux_attach(struct mux *mux, uint32_t id, int rfd, int wfd, mux_stream_done_fn done, void *ctx,
+	       struct mux_stream **ret);
+/* Cuts a stream off: closes its descriptors, tells the peer, calls done with -ECANCELED. */
+void mux_detach(struct mux_stream *s);
