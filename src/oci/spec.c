@@ -286,7 +286,7 @@ static const struct json_field oci_linux_fields[] = {
 	 .max = OCI_PATHS_MAX, .longest = OCI_STRING_MAX},
 	{"sysctl", JSON_MAP, AT(oci_spec, sysctls), NR(oci_spec, nr_sysctls),
 	 .max = OCI_SYSCTLS_MAX, .longest = OCI_STRING_MAX},
-	{"seccomp", JSON_UNSUPPORTED, .reason = "seccomp filters are not compiled yet"},
+	{"seccomp", JSON_CUSTOM, .read = oci_seccomp_read, .done = oci_seccomp_done},
 	{"personality", JSON_OBJECT, .fields = oci_personality_fields},
 	{"intelRdt", JSON_UNSUPPORTED, .reason = "cache and bandwidth classes of the host's CPUs"},
 	{"memoryPolicy", JSON_UNSUPPORTED, .reason = "memory nodes of the host"},

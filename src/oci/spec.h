@@ -42,6 +42,7 @@ int oci_caps_check(struct json_ctx *ctx, void *caps);
 /* linux.seccomp: obj is the struct oci_spec. */
 int oci_seccomp_read(struct json_ctx *ctx, const struct json_field *f, struct json_object *v,
 		     void *obj);
+void oci_seccomp_done(const struct json_field *f, void *obj);
 
 /* linux.sysctl: brings the keys to the dotted form and refuses those that no namespace of the container holds. */
 int oci_sysctls_check(struct json_ctx *ctx, struct oci_spec *s);
