@@ -9,6 +9,11 @@
  *
  * SCMP_ACT_NOTIFY is refused: the listener is a process of the host, the filter runs in the guest.
  *
+ * libseccomp makes one program per architecture and they are joined here: asked for all at once it takes several
+ * times as long. It is not asked for a balanced tree either, which takes as long again: since 5.11 the kernel
+ * remembers the calls that are always allowed and runs the filter only for the others. x32 costs nothing: the
+ * guest's kernel is built without it, so a profile that lists it gets ENOSYS for all its calls.
+ *
  * Time: libseccomp's is quadratic in the number of rules for one call, so their total is bounded.
  */
 #include <errno.h>
@@ -32,7 +37,6 @@
 #define OCI_SECCOMP_NAME_MAX 128
 #define OCI_SECCOMP_ARGS_MAX 32
 #define OCI_SECCOMP_RULES_MAX 4096
-#define OCI_SECCOMP_TREE_MIN 32
 #define OCI_SECCOMP_API 6 /* libseccomp: do not ask this kernel what it can do */
 #define OCI_SECCOMP_ERRNO_MAX 4095
 #define OCI_SYSCALL_ARGS 6
@@ -45,19 +49,20 @@
 static const struct oci_arch {
 	const char *word;
 	uint32_t token, audit;
-	uint32_t nr_mask, nr_bits; /* of this architecture when number & mask == bits */
+	uint32_t x32_bit; /* in the number: a call of x32 */
 } oci_archs[] = {
 #if defined(__x86_64__)
-	{"SCMP_ARCH_X86_64", SCMP_ARCH_X86_64, AUDIT_ARCH_X86_64, 1u << 30, 0},
-	{"SCMP_ARCH_X32", SCMP_ARCH_X32, AUDIT_ARCH_X86_64, 1u << 30, 1u << 30},
-	{"SCMP_ARCH_X86", SCMP_ARCH_X86, AUDIT_ARCH_I386, 0, 0},
+	{"SCMP_ARCH_X86_64", SCMP_ARCH_X86_64, AUDIT_ARCH_X86_64, 1u << 30},
+	{"SCMP_ARCH_X86", SCMP_ARCH_X86, AUDIT_ARCH_I386, 0},
 #elif defined(__aarch64__)
-	{"SCMP_ARCH_AARCH64", SCMP_ARCH_AARCH64, AUDIT_ARCH_AARCH64, 0, 0},
-	{"SCMP_ARCH_ARM", SCMP_ARCH_ARM, AUDIT_ARCH_ARM, 0, 0},
+	{"SCMP_ARCH_AARCH64", SCMP_ARCH_AARCH64, AUDIT_ARCH_AARCH64, 0},
+	{"SCMP_ARCH_ARM", SCMP_ARCH_ARM, AUDIT_ARCH_ARM, 0},
 #else
 #error "no system call architecture for this guest"
 #endif
 };
+
+#define OCI_ARCH_X32 (1u << ARRAY_SIZE(oci_archs))
 
 /* Known, and without meaning in this guest. */
 static const char *const oci_foreign_archs[] = {
@@ -124,7 +129,7 @@ struct oci_seccomp_entry {
 
 struct oci_seccomp_raw {
 	struct oci_seccomp_action default_action;
-	uint32_t archs; /* bits of oci_archs */
+	uint32_t archs; /* bits: places in oci_archs, OCI_ARCH_X32 */
 	bool has_flags;
 	uint32_t flags;
 	struct oci_seccomp_entry *entries;
@@ -144,6 +149,8 @@ static int oci_arch_add(struct json_ctx *ctx, struct json_object *v, void *arg)
 			return 0;
 		}
 	}
+	if (!strcmp(s, "SCMP_ARCH_X32"))
+		*archs |= OCI_ARCH_X32;
 	for (size_t i = 0; i < ARRAY_SIZE(oci_foreign_archs); i++)
 		if (!strcmp(oci_foreign_archs[i], s))
 			return 0;
@@ -335,57 +342,61 @@ static uint32_t oci_last_syscall(const struct oci_seccomp_raw *raw, uint32_t tok
 	return (uint32_t)last;
 }
 
-#define OCI_STUB_LEN 6
-
-/* Six instructions: a newer call of this architecture fails with ENOSYS, all else goes on behind them. */
-static void oci_stub_make(const struct oci_arch *a, uint32_t last,
-			  struct sock_filter stub[OCI_STUB_LEN])
+/* The call after which all are newer than the profile, UINT32_MAX = none is. */
+static uint32_t oci_newest_syscall(const struct oci_seccomp_raw *raw, const struct oci_arch *a)
 {
-	const uint32_t nr = offsetof(struct seccomp_data, nr);
-	const uint32_t arch = offsetof(struct seccomp_data, arch);
-	bool set = a->nr_bits;
-	struct sock_filter s[OCI_STUB_LEN] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, arch),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, a->audit, 0, 4),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, nr),
-		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, a->nr_mask, set ? 0 : 2, set ? 2 : 0),
-		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, last, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
-	};
+	uint32_t action = raw->default_action.action, last;
 
-	memcpy(stub, s, sizeof(s));
-}
-
-static size_t oci_stubs_make(const struct oci_seccomp_raw *raw, struct sock_filter *ret)
-{
-	uint32_t action = raw->default_action.action;
-	size_t n = 0;
-
+	/* What goes on to the kernel anyway gets the right answer there. */
 	if (action == SCMP_ACT_ALLOW || action == SCMP_ACT_LOG ||
 	    action == SCMP_ACT_ERRNO(ENOSYS) ||
 	    (action & SECCOMP_RET_ACTION_FULL) == OCI_ACTION_TRACE)
-		return 0;
-	for (size_t i = 0; i < ARRAY_SIZE(oci_archs); i++) {
-		uint32_t last;
-
-		if (i && !(raw->archs & (1u << i)))
-			continue;
-		last = oci_last_syscall(raw, oci_archs[i].token);
-		if (!last)
-			continue;
-		oci_stub_make(&oci_archs[i], last, ret + n);
-		n += OCI_STUB_LEN;
-	}
-	return n;
+		return UINT32_MAX;
+	last = oci_last_syscall(raw, a->token);
+	return last ? last : UINT32_MAX;
 }
 
-/* libseccomp writes the program to a descriptor only. */
-static int oci_filter_export(struct json_ctx *ctx, scmp_filter_ctx f, struct oci_spec *s,
-			     const struct sock_filter *stubs, size_t nr_stubs)
+struct oci_program {
+	struct sock_filter *v;
+	size_t nr;
+};
+
+static void oci_program_done(struct oci_program *p)
+{
+	free(p->v);
+}
+
+#define OCI_HEAD_LEN 7
+
+/*
+ * What stands before an architecture's program of `nr` instructions: the way past it for the others, ENOSYS for x32
+ * and newer calls. The last one is no dead end for others: its program starts by killing foreign ones.
+ */
+static void oci_head_make(const struct oci_seccomp_raw *raw, const struct oci_arch *a, size_t nr,
+			  bool is_last, struct sock_filter *ret)
+{
+	uint32_t past = (uint32_t)(OCI_HEAD_LEN - 3 + (is_last ? 0 : nr));
+	uint8_t x32 = raw->archs & OCI_ARCH_X32 ? 1 : 2;
+	struct sock_filter head[OCI_HEAD_LEN] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, a->audit, 1, 0),
+		BPF_STMT(BPF_JMP | BPF_JA, past),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, a->x32_bit, x32, 0),
+		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, oci_newest_syscall(raw, a), 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+	};
+
+	memcpy(ret, head, sizeof(head));
+}
+
+/* libseccomp writes the program to a descriptor only. Puts it behind what `p` has, with room for the head. */
+static int oci_filter_export(struct json_ctx *ctx, scmp_filter_ctx f, struct oci_program *p,
+			     size_t *ret_nr)
 {
 	cleanup_close int fd = memfd_create("harpoon-seccomp", MFD_CLOEXEC);
+	size_t at = p->nr + OCI_HEAD_LEN, nr;
 	struct stat st;
-	size_t nr;
 	int r;
 
 	if (fd < 0)
@@ -395,41 +406,60 @@ static int oci_filter_export(struct json_ctx *ctx, scmp_filter_ctx f, struct oci
 		return json_fail(ctx, r, "compiling the filter: %s", strerror(-r));
 	if (fstat(fd, &st) < 0)
 		return json_fail(ctx, -errno, "fstat: %s", strerror(errno));
-	nr = (size_t)st.st_size / sizeof(*s->seccomp);
-	if (nr + nr_stubs > BPF_MAXINSNS)
+	nr = (size_t)st.st_size / sizeof(*p->v);
+	if (at + nr > BPF_MAXINSNS)
 		return json_fail(ctx, -E2BIG, "the filter has %zu instructions, more than %u",
-				 nr + nr_stubs, BPF_MAXINSNS);
-	s->seccomp = xcalloc(nr + nr_stubs, sizeof(*s->seccomp));
-	memcpy(s->seccomp, stubs, nr_stubs * sizeof(*stubs));
-	if (pread(fd, s->seccomp + nr_stubs, nr * sizeof(*s->seccomp), 0) != st.st_size)
+				 at + nr, BPF_MAXINSNS);
+	p->v = xrealloc(p->v, (at + nr) * sizeof(*p->v));
+	if (pread(fd, p->v + at, nr * sizeof(*p->v), 0) != st.st_size)
 		return json_fail(ctx, -EIO, "reading the compiled filter back");
-	s->nr_seccomp = nr + nr_stubs;
+	*ret_nr = nr;
+	return 0;
+}
+
+static int oci_arch_compile(struct json_ctx *ctx, const struct oci_seccomp_raw *raw,
+			    const struct oci_arch *a, struct oci_program *p, bool is_last)
+{
+	cleanup(oci_filter_freep) scmp_filter_ctx f = seccomp_init(raw->default_action.action);
+	size_t nr = 0;
+	int r = 0;
+
+	if (!f)
+		return json_fail(ctx, -ENOMEM, "no filter can be made of this default action");
+	if (a != oci_archs)
+		r = seccomp_arch_add(f, a->token);
+	if (a != oci_archs && r >= 0)
+		r = seccomp_arch_remove(f, SCMP_ARCH_NATIVE);
+	if (r < 0)
+		return json_fail(ctx, r, "libseccomp and %s: %s", a->word, strerror(-r));
+	r = oci_entries_add(ctx, f, raw);
+	if (r >= 0)
+		r = oci_filter_export(ctx, f, p, &nr);
+	if (r < 0)
+		return r;
+	oci_head_make(raw, a, nr, is_last, p->v + p->nr);
+	p->nr += OCI_HEAD_LEN + nr;
 	return 0;
 }
 
 static int oci_filter_make(struct json_ctx *ctx, const struct oci_seccomp_raw *raw,
 			   struct oci_spec *s)
 {
-	cleanup(oci_filter_freep) scmp_filter_ctx f = NULL;
-	struct sock_filter stubs[ARRAY_SIZE(oci_archs) * OCI_STUB_LEN];
-	int r = 0;
+	cleanup(oci_program_done) struct oci_program p = {0};
+	uint32_t archs = (raw->archs | 1) & (OCI_ARCH_X32 - 1);
 
 	seccomp_api_set(OCI_SECCOMP_API);
-	f = seccomp_init(raw->default_action.action);
-	if (!f)
-		return json_fail(ctx, -ENOMEM, "no filter can be made of this default action");
-	for (size_t i = 1; i < ARRAY_SIZE(oci_archs) && r >= 0; i++)
-		if (raw->archs & (1u << i))
-			r = seccomp_arch_add(f, oci_archs[i].token);
-	/* A balanced tree in place of a list; useless and in 2.5 wrong without rules. */
-	if (r >= 0 && raw->nr_entries)
-		r = seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2);
-	if (r < 0)
-		return json_fail(ctx, r, "libseccomp: %s", strerror(-r));
-	r = oci_entries_add(ctx, f, raw);
-	if (r < 0)
-		return r;
-	return oci_filter_export(ctx, f, s, stubs, oci_stubs_make(raw, stubs));
+	for (size_t i = 0; i < ARRAY_SIZE(oci_archs); i++) {
+		int r = 0;
+
+		if (archs & (1u << i))
+			r = oci_arch_compile(ctx, raw, &oci_archs[i], &p, !(archs >> (i + 1)));
+		if (r < 0)
+			return r;
+	}
+	s->seccomp = take_ptr(&p.v);
+	s->nr_seccomp = p.nr;
+	return 0;
 }
 
 int oci_seccomp_read(struct json_ctx *ctx, const struct json_field *f, struct json_object *v,
