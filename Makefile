@@ -21,7 +21,7 @@ GUEST := build/guest
 INSTALL := build/install
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build guest host asan agent demo test bench lint fuzz coverage install uninstall clean
+.PHONY: help setup build guest host asan agent demo test bench lint fuzz coverage install clean
 
 help:
 	@echo 'make demo       run a container in its own virtual machine, under a private containerd'
@@ -117,10 +117,7 @@ $(INSTALL)/build.ninja:
 install: guest $(INSTALL)/build.ninja
 	@$(MESON) configure --prefix=$(PREFIX) --sysconfdir=$(SYSCONFDIR) $(INSTALL)
 	@ninja -C $(INSTALL)
-	DESTDIR=$(DESTDIR) scripts/install $(INSTALL) $(GUEST) $(PREFIX) $(SYSCONFDIR)
-
-uninstall:
-	DESTDIR=$(DESTDIR) scripts/install --remove $(INSTALL)
+	@DESTDIR="$(DESTDIR)" scripts/install $(INSTALL) $(GUEST) $(PREFIX) $(SYSCONFDIR)
 
 clean:
 	rm -rf build
