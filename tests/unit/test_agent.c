@@ -1,4 +1,4 @@
-/* The agent from CreateContainer to Delete, in namespaces of this host. */
+/* The agent from CreateContainer to Delete, on this host or in a virtual machine (agent_harness.h). */
 #include "agent_harness.h"
 
 #include <errno.h>
@@ -195,14 +195,11 @@ static void test_masked_readonly_and_sysctl(void **state)
 static void test_readonly_root_and_volumes(void **state)
 {
 	struct harness *h = harness_of(state);
-	char path[200];
 	struct harness_request r;
 	struct harness_result res;
 
-	snprintf(path, sizeof(path), "%s/vol", h->fs);
-	assert_int_equal(mkdir(path, 0755), 0);
-	snprintf(path, sizeof(path), "%s/one-file", h->fs);
-	close(open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+	harness_volume(h, "vol", true);
+	harness_volume(h, "one-file", false);
 	harness_request_init(&r, "touch /x 2>/dev/null || echo ro; touch /data/deep/y && echo rw; "
 				 "touch /data-ro/z 2>/dev/null || echo ro; echo new >/etc/conf; "
 				 "cat /etc/conf; touch /t/x && echo tmpfs");
