@@ -290,7 +290,7 @@ class Containerd:
 
 
 def vm_info(bundle):
-    """The shim's note about a container's VM (backend and why, boot phases); {} when there is none."""
+    """The shim's note about a container's VM (backend and why, boot phases); {} when there is none yet."""
     try:
         return json.loads((pathlib.Path(bundle) / "harpoon" / "vm.json").read_text())
     except (OSError, ValueError):
