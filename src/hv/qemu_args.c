@@ -80,7 +80,9 @@ static void qemu_args_devices(struct qemu_argv *v)
 	qemu_arg(v, "-device", xstrdup("virtio-serial-device,max_ports=2"));
 	qemu_arg(v, "-device", xstrdup("virtserialport,chardev=agent,nr=1,name=" QEMU_AGENT_PORT));
 	qemu_arg(v, "-chardev", xasprintf("socket,id=fs,fd=%d", QEMU_FD_FS));
-	qemu_arg(v, "-device", xstrdup("vhost-user-fs-device,chardev=fs,tag=" QEMU_FS_TAG));
+	/* The queue's size bounds one request: with 1024 entries the guest reads and writes 1 MiB at once. */
+	qemu_arg(v, "-device",
+		 xstrdup("vhost-user-fs-device,chardev=fs,queue-size=1024,tag=" QEMU_FS_TAG));
 }
 
 char **qemu_args_build(const struct qemu_args *a)
