@@ -56,6 +56,8 @@ static void qemu_args_machine(struct qemu_argv *v, const struct qemu_args *a)
 	qemu_arg(v, "-machine",
 		 xstrdup("microvm,pit=on,pic=on,rtc=off,acpi=off,x-option-roms=off,isa-serial=on,"
 			 "dump-guest-core=off,mem-merge=off,memory-backend=ram"));
+	/* Otherwise virtio-mmio offers the pre-1.0 interface only, which no device of ours speaks. */
+	qemu_arg(v, "-global", xstrdup("virtio-mmio.force-legacy=off"));
 	qemu_arg(v, "-accel", xstrdup("tcg"));
 	/*
 	 * The oldest model that programs built for x86-64-v2 run on: each further feature (AVX) makes
