@@ -56,6 +56,8 @@ static void qemu_args_machine(struct qemu_argv *v, const struct qemu_args *a)
 	qemu_arg(v, "-machine",
 		 xstrdup("microvm,pit=on,pic=on,rtc=off,acpi=off,x-option-roms=off,isa-serial=on,"
 			 "dump-guest-core=off,mem-merge=off,memory-backend=ram"));
+	/* Otherwise virtio-mmio offers the pre-1.0 interface only, which no device of ours speaks. */
+	qemu_arg(v, "-global", xstrdup("virtio-mmio.force-legacy=off"));
 	qemu_arg(v, "-accel", xstrdup("tcg"));
 	/*
 	 * The oldest model that programs built for x86-64-v2 run on: each further feature (AVX) makes
@@ -80,7 +82,9 @@ static void qemu_args_devices(struct qemu_argv *v)
 	qemu_arg(v, "-device", xstrdup("virtio-serial-device,max_ports=2"));
 	qemu_arg(v, "-device", xstrdup("virtserialport,chardev=agent,nr=1,name=" QEMU_AGENT_PORT));
 	qemu_arg(v, "-chardev", xasprintf("socket,id=fs,fd=%d", QEMU_FD_FS));
-	qemu_arg(v, "-device", xstrdup("vhost-user-fs-device,chardev=fs,tag=" QEMU_FS_TAG));
+	/* The queue's size bounds one request: with 1024 entries the guest reads and writes 1 MiB at once. */
+	qemu_arg(v, "-device",
+		 xstrdup("vhost-user-fs-device,chardev=fs,queue-size=1024,tag=" QEMU_FS_TAG));
 }
 
 char **qemu_args_build(const struct qemu_args *a)

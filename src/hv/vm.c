@@ -138,6 +138,7 @@ static void hv_on_hello(void *ctx, const void *data, size_t len)
 		return;
 	}
 	vm->ready.host_ready_ns = util_now_ns();
+	vm->ready.host_kernel_ns = console_first_ns(vm->console);
 	vm->ready.guest_init_ns = hello.guest_init_ns;
 	vm->ready.guest_ready_ns = hello.guest_ready_ns;
 	vm->ready.agent_version = hello.version;
