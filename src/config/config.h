@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "err.h"
@@ -45,9 +45,20 @@ struct config {
 int config_load(struct config *ret, struct err *err);
 /* As above, for one named file ("" = none); text errors are "<path>:<line>: ...". */
 int config_load_file(struct config *ret, const char *path, struct err *err);
+/* As above, from memory; path is for messages and for ret->path. */
+int config_load_text(struct config *ret, const char *path, const char *text, size_t len,
+		     struct err *err);
 void config_done(struct config *c);
 
-/* One annotation. 0 = applied or not ours (ignored), -EINVAL with a sentence naming key and value. */
+/*
+ * One annotation. 0 = applied or not ours (ignored), -EINVAL with a sentence naming key and value. Ours
+ * are io.harpoon.vcpus (a number), io.harpoon.memory ("512", "512M", "2G"; a bare number is MiB; the
+ * VM's whole RAM, nothing is added) and io.harpoon.backend (auto, kvm, qemu). Any other io.harpoon.* is
+ * refused: a mistyped size must not go unnoticed, and nothing else may be chosen by a container.
+ */
 int config_apply_annotation(struct config *c, const char *key, const char *value, struct err *err);
 
 const char *config_backend_name(enum config_backend b);
+
+/* Every key with its value in effect, as a file that config_load_file() takes. Caller frees. */
+char *config_format(const struct config *c);

@@ -1,0 +1,218 @@
+/*
+ * FIFOs; see taskio.h.
+ *
+ * Opening for writing fails with ENXIO until somebody reads, and the client opens its ends in the
+ * background, maybe after we do. The shim must see the client's reader before its own keep-open reader exists:
+ * else a short-lived process could write, end and close everything before the client's open() returns,
+ * and that open() would then wait for ever. So the writer is opened first, tried again at growing
+ * intervals while the VM boots anyway.
+ *
+ * Whether the path is a FIFO is decided on the opened descriptor, so a path swapped meanwhile gains
+ * nothing; O_NONBLOCK makes the opening of anything else harmless.
+ */
+#include "taskio.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cleanup.h"
+#include "util.h"
+
+#define TASKIO_RETRY_MIN_NS 1000000ull
+#define TASKIO_RETRY_MAX_NS 100000000ull
+#define TASKIO_PATH_MAX 4096
+
+static const char *const taskio_names[TASKIO_MAX] = {"stdin", "stdout", "stderr"};
+
+/* Copies the path out of a bare path or a fifo:// URI. */
+static int taskio_set_path(struct taskio_stream *s, const char *name, const char *uri,
+			   struct err *err)
+{
+	const char *sep = strstr(uri, "://");
+
+	if (strlen(uri) > TASKIO_PATH_MAX)
+		return err_say(err, -EINVAL, "%s: path is longer than %d bytes", name,
+			       TASKIO_PATH_MAX);
+	if (sep && !strncmp(uri, "fifo://", strlen("fifo://")))
+		uri = sep + 3;
+	else if (sep && (!strncmp(uri, "binary://", 9) || !strncmp(uri, "file://", 7)))
+		return err_say(err, -EOPNOTSUPP,
+			       "%s: '%.*s' logging is not supported yet, only FIFOs are", name,
+			       (int)(sep - uri), uri);
+	else if (sep)
+		return err_say(err, -EINVAL, "unknown STDIO scheme %.*s", (int)MIN(sep - uri, 32),
+			       uri);
+	if (*uri && *uri != '/')
+		return err_say(err, -EINVAL, "%s: '%.200s' is not an absolute path", name, uri);
+	s->path = xstrdup(uri);
+	return 0;
+}
+
+int taskio_init(struct taskio *io, struct loop *loop, const char *const paths[TASKIO_MAX],
+		bool terminal, struct err *err)
+{
+	*io = (struct taskio){.loop = loop, .terminal = terminal};
+	for (size_t i = 0; i < TASKIO_MAX; i++) {
+		io->s[i].fd = io->s[i].keep_fd = -1;
+		io->s[i].io = io;
+	}
+	for (size_t i = 0; i < TASKIO_MAX; i++) {
+		/* A terminal has one output; clients may name a stderr that does not exist. */
+		const char *path = terminal && i == TASKIO_ERR ? "" : paths[i];
+		int r = taskio_set_path(&io->s[i], taskio_names[i], path, err);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static void taskio_close(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+void taskio_done(struct taskio *io)
+{
+	io->drained = NULL;
+	io->opened = NULL;
+	loop_timer_cancel(&io->retry);
+	for (size_t i = 0; i < TASKIO_MAX; i++) {
+		struct taskio_stream *s = &io->s[i];
+
+		if (s->stream)
+			hv_stream_detach(s->stream);
+		s->stream = NULL;
+		taskio_close(&s->fd);
+		taskio_close(&s->keep_fd);
+		free(s->path);
+		s->path = NULL;
+	}
+}
+
+void taskio_number(struct taskio *io, uint32_t *next)
+{
+	for (size_t i = 0; i < TASKIO_MAX; i++)
+		io->s[i].id = *io->s[i].path ? (*next)++ : 0;
+}
+
+/* Opens and checks one end. -ENXIO: nobody reads yet. */
+static int taskio_open_end(const struct taskio_stream *s, const char *name, int flags,
+			   struct err *err)
+{
+	cleanup_close int fd = open(s->path, flags | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+	struct stat st;
+
+	if (fd < 0 && errno == ENXIO)
+		return -ENXIO;
+	if (fd < 0)
+		return err_set(err, -errno, "open %s '%s'", name, s->path);
+	if (fstat(fd, &st))
+		return err_set(err, -errno, "look at %s '%s'", name, s->path);
+	if (!S_ISFIFO(st.st_mode))
+		return err_say(err, -EINVAL, "%s '%s' is not a FIFO", name, s->path);
+	return take_fd(&fd);
+}
+
+static int taskio_open_one(struct taskio *io, enum taskio_index i, struct err *err)
+{
+	struct taskio_stream *s = &io->s[i];
+	int own = i == TASKIO_IN ? O_RDONLY : O_WRONLY;
+	int keep = i == TASKIO_IN ? O_WRONLY : O_RDONLY;
+	int r;
+
+	if (!*s->path || s->fd >= 0)
+		return 0;
+	r = taskio_open_end(s, taskio_names[i], own, err);
+	if (r < 0)
+		return r;
+	s->fd = r;
+	if (i == TASKIO_IN && io->stdin_closed)
+		return 0;
+	r = taskio_open_end(s, taskio_names[i], keep, err);
+	if (r < 0)
+		return r == -ENXIO ? err_set(err, r, "open %s '%s'", taskio_names[i], s->path) : r;
+	s->keep_fd = r;
+	return 0;
+}
+
+static void taskio_try_open(void *ctx)
+{
+	struct taskio *io = ctx;
+	taskio_opened_fn opened = io->opened;
+	struct err err = {0};
+	int r = 0;
+
+	for (size_t i = 0; i < TASKIO_MAX && !r; i++)
+		r = taskio_open_one(io, (enum taskio_index)i, &err);
+	if (r == -ENXIO && !err.code && util_now_ns() < io->deadline_ns) {
+		loop_timer_arm(io->loop, &io->retry, io->retry_ns, taskio_try_open, io);
+		io->retry_ns = MIN(io->retry_ns * 2, TASKIO_RETRY_MAX_NS);
+		return;
+	}
+	if (r == -ENXIO && !err.code)
+		err_say(&err, -ETIMEDOUT, "nobody opened the output FIFOs for reading within %u s",
+			(unsigned int)(TASKIO_OPEN_LIMIT_NS / 1000000000u));
+	io->opened = NULL;
+	if (opened)
+		opened(io->opened_ctx, &err);
+}
+
+void taskio_open(struct taskio *io, taskio_opened_fn opened, void *ctx)
+{
+	io->opened = opened;
+	io->opened_ctx = ctx;
+	io->retry_ns = TASKIO_RETRY_MIN_NS;
+	io->deadline_ns = util_now_ns() + TASKIO_OPEN_LIMIT_NS;
+	loop_timer_arm(io->loop, &io->retry, 0, taskio_try_open, io);
+}
+
+bool taskio_is_drained(const struct taskio *io)
+{
+	return !io->s[TASKIO_OUT].stream && !io->s[TASKIO_ERR].stream;
+}
+
+/* One stream is over. For an output, closing the keep-open end is the client's end of file. */
+static void taskio_stream_done(void *ctx, int err)
+{
+	struct taskio_stream *s = ctx;
+	struct taskio *io = s->io;
+	loop_fn drained = io->drained;
+
+	s->stream = NULL;
+	taskio_close(&s->keep_fd);
+	if (!drained || !taskio_is_drained(io))
+		return;
+	io->drained = NULL;
+	drained(io->drained_ctx);
+}
+
+int taskio_attach(struct taskio *io, struct hv_vm *vm, loop_fn drained, void *ctx, struct err *err)
+{
+	for (size_t i = 0; i < TASKIO_MAX; i++) {
+		struct taskio_stream *s = &io->s[i];
+		int fd = take_fd(&s->fd);
+		int r;
+
+		if (fd < 0)
+			continue;
+		r = hv_vm_attach_stream(vm, s->id, i == TASKIO_IN ? fd : -1,
+					i == TASKIO_IN ? -1 : fd, taskio_stream_done, s, &s->stream,
+					err);
+		if (r)
+			return r;
+	}
+	io->drained = drained;
+	io->drained_ctx = ctx;
+	return 0;
+}
+
+void taskio_close_stdin(struct taskio *io)
+{
+	io->stdin_closed = true;
+	taskio_close(&io->s[TASKIO_IN].keep_fd);
+}

@@ -1,0 +1,74 @@
+/*
+ * Standard streams of one process: the FIFOs a client named, opened so that neither side's comings and
+ * goings are mistaken for the end of the data, and handed to the VM's streams.
+ *
+ * Keep-open ends: the shim holds a reader of each output FIFO (a client that goes away is no EPIPE, a full
+ * FIFO blocks the container) and a writer of the input FIFO (a client that goes away is no end of file;
+ * CloseIO is). They are closed when the stream is over, which is what the client sees as end of file.
+ *
+ * Threads: the loop's.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "err.h"
+#include "hv.h"
+#include "loop.h"
+
+enum taskio_index { TASKIO_IN, TASKIO_OUT, TASKIO_ERR, TASKIO_MAX };
+
+/* How long a client may take to open its ends of the output FIFOs. */
+#define TASKIO_OPEN_LIMIT_NS 30000000000ull
+
+struct taskio;
+typedef void (*taskio_opened_fn)(void *ctx, const struct err *err);
+
+struct taskio_stream {
+	char *path;		  /* "" = not wanted */
+	uint32_t id;		  /* in the VM, 0 = none */
+	int fd;			  /* the container's end, until it is attached */
+	int keep_fd;		  /* the shim's own end */
+	struct hv_stream *stream; /* NULL = not attached, or over */
+	struct taskio *io;
+};
+
+struct taskio {
+	struct loop *loop;
+	bool terminal;
+	bool stdin_closed; /* by CloseIO, maybe before anything was open */
+	struct taskio_stream s[TASKIO_MAX];
+	struct loop_timer retry;
+	uint64_t retry_ns, deadline_ns;
+	taskio_opened_fn opened;
+	void *opened_ctx;
+	unsigned int nr_attached;
+	loop_fn drained;
+	void *drained_ctx;
+};
+
+/* Copies and checks the paths; opens nothing. Harmless to call taskio_done() after a failure. */
+int taskio_init(struct taskio *io, struct loop *loop, const char *const paths[TASKIO_MAX],
+		bool terminal, struct err *err);
+/* Detaches and closes everything. No callback follows. Idempotent. */
+void taskio_done(struct taskio *io);
+
+/* Gives every wanted stream a number, counting *next up. */
+void taskio_number(struct taskio *io, uint32_t *next);
+
+/*
+ * Opens the FIFOs, waiting for the client's readers; then calls opened (err->code 0 = all open), never
+ * from inside this call.
+ */
+void taskio_open(struct taskio *io, taskio_opened_fn opened, void *ctx);
+
+/*
+ * Joins the open FIFOs to the VM's streams. drained (may be NULL) is called once from the loop when both
+ * outputs are over and everything was written to the FIFOs.
+ */
+int taskio_attach(struct taskio *io, struct hv_vm *vm, loop_fn drained, void *ctx, struct err *err);
+/* True when no output can come any more. */
+bool taskio_is_drained(const struct taskio *io);
+/* CloseIO: end of file for the process once the clients' writers are closed, too. */
+void taskio_close_stdin(struct taskio *io);
