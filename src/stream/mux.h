@@ -11,7 +11,15 @@
  * in memory.
  *
  * Threads: everything on the loop's thread. The peer is hostile: frames are bounded and checked, and a
- * protocol violation ends the channel (on_broken), nothing else.
+ * protocol violation ends the channel (on_broken), nothing else. Callbacks come from the loop, or from
+ * inside mux_free() and mux_detach(), and may call anything here, mux_free() included.
+ *
+ * Numbers: one side chooses them and does not use one twice in the life of a channel (counting up is
+ * enough): the other side may still have to attach, or be told of, the earlier stream.
+ *
+ * The process ignores SIGPIPE. Descriptors may be pipes, FIFOs, sockets, terminals, regular files and
+ * the like of /dev/null. When the last reader of a pipe or FIFO given as wfd goes, that direction ends
+ * at once; a FIFO whose readers come and go must be opened O_RDWR.
  */
 #pragma once
 
@@ -30,7 +38,11 @@
 struct mux;
 struct mux_stream;
 
-/* All directions are over and both descriptors are closed; err 0, or -errno why it was cut short. */
+/*
+ * All directions are over and both descriptors are closed; err 0, or -errno why it was cut short:
+ * -EPIPE the peer takes no more of what rfd had, or wfd has no reader; -ECONNRESET the peer cut it off;
+ * other errors as read and write gave them.
+ */
 typedef void (*mux_stream_done_fn)(void *ctx, int err);
 
 struct mux_callbacks {
@@ -53,8 +65,8 @@ int mux_send_hello(struct mux *mux, const void *data, size_t len);
  * Attaches a stream. rfd or wfd may be -1: that direction then is over from the start. Both are owned
  * by the mux from here on, also when this fails, and are made non-blocking; rfd == wfd (a socket) is
  * allowed: it is then shut down per direction and closed once. done may be NULL.
- * -EEXIST: number in use. -ENOSPC: MUX_STREAMS_MAX. The returned handle (in *ret, may be NULL) is
- * valid until done was called.
+ * -EEXIST: number in use. -ENOSPC: MUX_STREAMS_MAX. -EPIPE: the channel is over. The returned handle
+ * (in *ret, may be NULL) is valid until done was called, which is never from inside this function.
  */
 int mux_attach(struct mux *mux, uint32_t id, int rfd, int wfd, mux_stream_done_fn done, void *ctx,
 	       struct mux_stream **ret);

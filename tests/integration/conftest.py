@@ -1,0 +1,383 @@
+"""Fixtures of the integration tests: one containerd for the session, a leak check after every test.
+
+The runtime is io.containerd.harpoon.v1 unless HARPOON_TEST_RUNTIME names another: what the tests say must hold
+for runc too (io.containerd.runc.v2), except for those marked `harpoon`. HARPOON_TEST_BUILD is the Meson build
+folder whose programs are used. tests/run sets both and puts everything in namespaces of its own.
+"""
+
+import glob
+import itertools
+import json
+import os
+import pathlib
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+
+from harpoonlib import containerd as containerd_module  # noqa: E402
+from harpoonlib import images, leaks, paths  # noqa: E402
+from harpoonlib.containerd import wait_until  # noqa: E402
+
+RUNTIME = os.environ.get("HARPOON_TEST_RUNTIME", paths.RUNTIME)
+BUILD = pathlib.Path(os.environ.get("HARPOON_TEST_BUILD", paths.HOST_BUILD))
+IS_HARPOON = "harpoon" in RUNTIME
+# Emulated guests on a busy machine: no test waits this long in vain, and none is cut off for being slow.
+TEST_TIMEOUT = 300
+
+_ids = itertools.count(1)
+
+
+def pytest_configure(config):
+    if os.environ.get("HARPOON_TEST_NAMESPACES") != "1":
+        raise pytest.UsageError(
+            "these tests need namespaces of their own: tests/run --integration [pytest arguments]"
+        )
+
+
+def pytest_collection_modifyitems(items):
+    skip = pytest.mark.skip(reason=f"about harpoon, and the runtime is {RUNTIME}")
+    for item in items:
+        if not IS_HARPOON and item.get_closest_marker("harpoon"):
+            item.add_marker(skip)
+
+
+class TestTimeout(Exception):
+    __test__ = False
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    """Ends a test that hangs."""
+
+    def expired(_signum, _frame):
+        raise TestTimeout(f"the test did not end in {TEST_TIMEOUT} s")
+
+    signal.signal(signal.SIGALRM, expired)
+    signal.alarm(TEST_TIMEOUT)
+    yield
+    signal.alarm(0)
+
+
+def _tail(path, size=6000):
+    try:
+        with open(path, "rb") as f:
+            f.seek(max(0, os.stat(path).st_size - size))
+            return f.read().decode(errors="replace")
+    except OSError as error:
+        return str(error)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows the logs: containerd's (the shims write there), and each VM's console."""
+    outcome = yield
+    report = outcome.get_result()
+    box = item.funcargs.get("box")
+    if not report.failed or not box:
+        return
+    log = box.log_since(getattr(item, "log_start", 0))
+    report.sections.append(("containerd log", log[-8000:]))
+    for path in glob.glob(f"{box.daemon.state}/io.containerd.runtime.v2.task/*/*/harpoon/*"):
+        if path.endswith((".log", ".json", "processes")):
+            report.sections.append((path, _tail(path)))
+
+
+def _sanitizer_reports(folder):
+    return {path: _tail(path) for path in glob.glob(f"{folder}/sanitizer.*")}
+
+
+class Box:
+    """What a test drives: containerd through ctr, with the runtime under test."""
+
+    def __init__(self, daemon):
+        self.daemon = daemon
+        self._imported = set()
+
+    def log_since(self, offset):
+        try:
+            with open(self.daemon.log, "rb") as f:
+                f.seek(offset)
+                return f.read().decode(errors="replace")
+        except FileNotFoundError:
+            return "(no containerd log)"
+
+    def log_size(self):
+        return os.stat(self.daemon.log).st_size
+
+    def image(self, name):
+        """The reference of image `name` of harpoonlib.images, imported on first use."""
+        if name not in self._imported:
+            self.daemon.import_image(images.ALL[name]())
+            self._imported.add(name)
+        return images.REFS[name]
+
+    @staticmethod
+    def name(prefix="c"):
+        return f"{prefix}{next(_ids)}"
+
+    def ctr(self, *args, **kwargs):
+        return self.daemon.ctr(*args, **kwargs)
+
+    def args(self, *argv, name=None, image="busybox", options=(), rm=True):
+        options = list(options)
+        return self.daemon.run_args(
+            self.image(image), name or self.name(), *argv, runtime=RUNTIME, options=options, rm=rm
+        )
+
+    def run(self, *argv, timeout=90, **kwargs):
+        """ctr run --rm to its end."""
+        return self.daemon.ctr(*self.args(*argv, **kwargs), timeout=timeout)
+
+    def sh(self, script, **kwargs):
+        return self.run("sh", "-c", script, **kwargs)
+
+    def run_stdin(self, script, data, timeout=90, **kwargs):
+        """ctr run --rm of a shell script with input."""
+        args = self.args("sh", "-c", f"echo READY; {script}", **kwargs)
+        return self.daemon.ctr_stdin(*args, data=data, timeout=timeout)
+
+    def background(self, *argv, streams=None, **kwargs):
+        """ctr run --rm in the background: a Popen whose standard output and error are pipes."""
+        return self.daemon.popen(*self.args(*argv, **kwargs), **(streams or {}))
+
+    def detached(self, *argv, options=(), timeout=90, **kwargs):
+        """ctr run -d: the name of the running container."""
+        name = kwargs.pop("name", None) or self.name()
+        done = self.daemon.ctr(
+            *self.args(*argv, name=name, options=["-d", "--null-io", *options], **kwargs),
+            timeout=timeout,
+        )
+        assert done.code == 0, done
+        return name
+
+    def status(self, name):
+        return self.daemon.tasks().get(name, (0, "GONE"))[1]
+
+    def wait_status(self, name, status, timeout=30):
+        assert wait_until(lambda: self.status(name) == status, timeout, 0.05), (
+            f"{name} is {self.status(name)}, not {status}, after {timeout} s"
+        )
+
+    def kill(self, name, signal_name="KILL"):
+        return self.ctr("task", "kill", "-s", signal_name, name)
+
+    def delete(self, name):
+        """Deletes a stopped container's task and the container: the exit code of the task."""
+        done = self.ctr("task", "delete", name)
+        assert done.code == 0, done
+        gone = self.ctr("container", "rm", name)
+        assert gone.code == 0, gone
+        match = re.search(r"exit with non-zero exit code (\d+)", done.err)
+        return int(match.group(1)) if match else 0
+
+    def kill_and_delete(self, name):
+        """The end of a container that was only there to be looked at."""
+        done = self.kill(name)
+        assert done.code == 0, done
+        self.wait_status(name, "STOPPED")
+        assert self.delete(name) == 137
+
+    def forget_fifos(self):
+        """Removes the FIFOs of clients that were killed or went away: they are the client's to remove."""
+        for path in self.daemon.fifos.iterdir():
+            shutil.rmtree(path)
+
+    def collect_garbage(self):
+        """containerd removes unused snapshots now, not some time."""
+        lease = self.ctr("leases", "create").out.strip()
+        self.ctr("leases", "delete", "--sync", lease)
+
+    def bundle(self, name):
+        return self.daemon.bundle(name)
+
+    def processes(self, name):
+        """The host processes of one container's VM: program -> pids (what the shim noted for `delete`)."""
+        found = {}
+        for line in (self.bundle(name) / "harpoon" / "processes").read_text().splitlines():
+            fields = line.split()
+            pid = next((int(field) for field in fields if field.isdigit()), None)
+            if pid and os.path.exists(f"/proc/{pid}/exe"):
+                program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+                found.setdefault(program, []).append(pid)
+        return found
+
+    def shim_pid(self, name):
+        """The shim that serves container `name`."""
+        pids = []
+        for path in glob.glob("/proc/[0-9]*/cmdline"):
+            try:
+                args = pathlib.Path(path).read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"containerd-shim-" in args[0] and name.encode() in args:
+                pids.append(int(path.split("/")[2]))
+        assert pids, f"no shim of {name} among the processes"
+        return min(pids)
+
+
+class Events:
+    """`ctr events` in the background: every event line that arrived, parsed."""
+
+    LINE = re.compile(r"^\S+ \S+ \S+ \S+ (\S+) (\S+) (\{.*\})$")
+
+    def __init__(self, box):
+        self.box = box
+        self.path = box.daemon.folder / f"events-{next(_ids)}"
+        self._file = open(self.path, "wb")
+        self.process = box.daemon.popen(
+            "events", stdin=subprocess.DEVNULL, stdout=self._file, stderr=subprocess.DEVNULL
+        )
+        self._wait_subscribed()
+
+    def _wait_subscribed(self):
+        """Events that come before the subscription are lost, so make one until it is seen."""
+        ref = self.box.image("busybox")
+
+        def seen():
+            self.box.ctr("image", "label", ref, f"probe={next(_ids)}")
+            return "/images/update" in self.path.read_text()
+
+        assert wait_until(seen, 20, 0.05), "ctr events shows nothing"
+
+    def all(self):
+        found = []
+        for line in self.path.read_text().splitlines():
+            match = self.LINE.match(line)
+            if match:
+                found.append((match.group(2), json.loads(match.group(3))))
+        return found
+
+    def of(self, name):
+        """[(last word of the topic, event)] of one container, in the order of arrival."""
+        return [
+            (topic.rsplit("/", 1)[1], event)
+            for topic, event in self.all()
+            if topic.startswith("/tasks/") and event.get("container_id") == name
+        ]
+
+    def wait(self, name, word, timeout=30):
+        assert wait_until(
+            lambda: any(topic == word for topic, _ in self.of(name)), timeout, 0.05
+        ), f"no event {word} of {name}: {self.of(name)}"
+        return self.of(name)
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(10)
+        self._file.close()
+        self.path.unlink()
+
+
+@pytest.fixture(scope="session")
+def work_folder():
+    """A folder of this session below build/, on a real file system (overlayfs needs one)."""
+    folder = paths.BUILD / "it" / secrets.token_hex(3)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def session_box(work_folder):
+    options = f"log_path={work_folder}/sanitizer:handle_abort=1:abort_on_error=0"
+    env = {
+        "ASAN_OPTIONS": f"{options}:detect_leaks=1",
+        "UBSAN_OPTIONS": f"log_path={work_folder}/sanitizer:print_stacktrace=1:halt_on_error=1",
+    }
+    daemon = containerd_module.Containerd(
+        work_folder, build=BUILD, namespace=f"hp{secrets.token_hex(3)}", level="debug", env=env
+    )
+    daemon.prepare()
+    daemon.start()
+    box = Box(daemon)
+    for name in ("busybox", "layers", "user"):
+        box.image(name)
+    # The first container makes folders that stay (runc's state root, for one).
+    box.run("true")
+    yield box
+    daemon.close()
+
+
+@pytest.fixture(scope="session")
+def debian(session_box):
+    """The Debian image; skips when it cannot be made (no network and nothing in the cache)."""
+    try:
+        return session_box.image("debian")
+    except (RuntimeError, OSError) as error:
+        return pytest.skip(f"no Debian image: {error}")
+
+
+@pytest.fixture
+def box(session_box, request):
+    """The containerd of the session, with its ordinary configuration."""
+    request.node.log_start = session_box.log_size()
+    if not session_box.daemon.process or session_box.daemon.process.poll() is not None:
+        session_box.daemon.start()
+    yield session_box
+    session_box.daemon.write_conf()
+
+
+@pytest.fixture
+def events(box):
+    listener = Events(box)
+    yield listener
+    listener.close()
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request):
+    """Nothing more than before: the test fails when something of it stays."""
+    if "box" not in request.fixturenames:
+        checker = leaks.Checker(["/run", "/dev/shm"])
+        before = checker.take()
+        yield
+        grown = checker.grown(before)
+        if grown:
+            pytest.fail(grown, pytrace=False)
+        return
+
+    box = request.getfixturevalue("box")
+    daemon = box.daemon
+    folders = ["/run", "/dev/shm", "/tmp", daemon.state, daemon.fifos, daemon.folder / "tmp"]
+    folders += glob.glob(f"{daemon.root}/io.containerd.runtime*")
+
+    def containerd_pid():
+        return {daemon.process.pid} if daemon.process else set()
+
+    checker = leaks.Checker(folders, daemon.root, daemon.namespace, containerd_pid)
+    before = checker.take()
+    yield
+    problems = []
+    if not daemon.process or daemon.process.poll() is not None:
+        daemon.start()
+    left = daemon.remove_all()
+    if left:
+        problems.append(f"containers left by the test: {' '.join(left)}")
+    grown = checker.grown(before, 0.5)
+    if grown:
+        box.collect_garbage()
+        grown = checker.grown(before)
+    if grown:
+        problems.append(grown)
+    for path, text in _sanitizer_reports(daemon.folder).items():
+        problems.append(f"sanitizer report:\n{text}")
+        os.unlink(path)
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
+@pytest.fixture
+def host_folder(work_folder):
+    """An empty folder on the host for a test's own files."""
+    folder = work_folder / f"host-{next(_ids)}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
