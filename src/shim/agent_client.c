@@ -67,6 +67,11 @@ int agent_client_new(struct loop *loop, struct hv_vm *vm, loop_fn on_lost, void 
 	a->loop = loop;
 	list_init(&a->failed);
 	a->rpc = rpc_client_new(loop, sv[0], on_lost, ctx);
+	if (!a->rpc) {
+		r = err_set(err, -errno, "client for the agent");
+		free(a);
+		return r;
+	}
 	*ret = a;
 	return 0;
 }

@@ -384,12 +384,23 @@ static int create_mount_rootfs(struct container *c, struct err *err)
 }
 
 static int create_share(struct container *c, const char *name, const char *path, bool recursive,
-			bool read_only, struct err *err)
+			uint32_t flags, struct err *err)
 {
 	int fd = mounts_clone_tree(c->bundle_fd, path, recursive, err);
 
 	/* hv_vm_share owns the descriptor, also when it fails. */
-	return fd < 0 ? fd : hv_vm_share(c->vm, name, fd, read_only, err);
+	return fd < 0 ? fd : hv_vm_share(c->vm, name, fd, flags, err);
+}
+
+/* A read-only root is the agent's affair: it has to make mount points in it first. */
+static int create_share_root(struct container *c, struct err *err)
+{
+	uint32_t flags = HV_SHARE_DEVICES;
+
+	/* What we mounted ourselves nobody else changes. A folder given by path others may look after. */
+	if (c->create->req->n_rootfs)
+		flags |= HV_SHARE_EXCLUSIVE;
+	return create_share(c, VMREQ_SHARE_ROOT, c->spec->root_path, true, flags, err);
 }
 
 static int create_share_mount(struct container *c, size_t i, struct err *err)
@@ -401,7 +412,8 @@ static int create_share_mount(struct container *c, size_t i, struct err *err)
 	if (!m->bind)
 		return 0;
 	vmreq_share_name(i, name);
-	r = create_share(c, name, m->source, m->flags & MS_REC, vmreq_mount_is_read_only(m), err);
+	r = create_share(c, name, m->source, m->flags & MS_REC,
+			 vmreq_mount_is_read_only(m) ? HV_SHARE_READ_ONLY : 0, err);
 	c->create->kinds[i] = VMREQ_MOUNT_SHARE;
 	if (r == -EXDEV && vmreq_own_type(m->source)) {
 		c->create->kinds[i] = VMREQ_MOUNT_OWN;
@@ -417,7 +429,7 @@ static int create_share_all(struct container *c, struct err *err)
 	int r = create_mount_rootfs(c, err);
 
 	if (!r)
-		r = create_share(c, VMREQ_SHARE_ROOT, c->spec->root_path, true, false, err);
+		r = create_share_root(c, err);
 	if (r)
 		return r;
 	c->create->kinds = xcalloc(c->spec->nr_mounts, sizeof(*c->create->kinds));
