@@ -19,6 +19,16 @@
 /* Largest payload of one frame (ttrpc channel.go messageLengthMax). */
 #define RPC_MESSAGE_MAX (4u << 20)
 #define RPC_HEADER_LEN 10
+/*
+ * Limits of a server: connections; calls not yet answered on one connection, bytes of their requests,
+ * and calls not yet answered in all (those of closed connections included); bytes queued for a peer that
+ * does not read (a client's too). Over these, connections are closed and calls get RESOURCE_EXHAUSTED.
+ */
+#define RPC_CONNS_MAX 512
+#define RPC_CALLS_MAX 1024
+#define RPC_CALL_BYTES_MAX ((size_t)32 << 20)
+#define RPC_SERVER_CALLS_MAX 16384
+#define RPC_OUT_MAX ((size_t)16 << 20)
 
 /* gRPC status codes (google.rpc.Code). */
 enum rpc_code {
@@ -90,7 +100,7 @@ struct rpc_server *rpc_server_new(struct loop *loop, const struct rpc_service *c
 void rpc_server_free(struct rpc_server *s);
 /* Accepts on a listening unix socket (owned from here on); peers of another uid than ours are refused. */
 int rpc_server_listen(struct rpc_server *s, int listen_fd, struct err *err);
-/* Serves one connected stream descriptor (owned from here on, also on failure). */
+/* Serves one connected stream socket (owned from here on, also on failure). */
 int rpc_server_add_conn(struct rpc_server *s, int fd, struct err *err);
 /* Calls fn once every queued answer has been written (or its connection died). */
 void rpc_server_flush(struct rpc_server *s, loop_fn fn, void *ctx);
@@ -103,7 +113,7 @@ void rpc_fail(struct rpc_call *call, enum rpc_code code, const char *fmt, ...) H
 void rpc_fail_err(struct rpc_call *call, const struct err *err);
 /* Time the client gave, absolute CLOCK_MONOTONIC ns; 0 = none. */
 uint64_t rpc_call_deadline_ns(const struct rpc_call *call);
-/* Value of a metadata key (compared lower-case), NULL when absent. Valid until answered. */
+/* Value of a metadata key (case does not matter), NULL when absent. Valid until answered. */
 const char *rpc_call_metadata(const struct rpc_call *call, const char *key);
 
 /* ---- client ---- */
@@ -126,11 +136,13 @@ struct rpc_request {
 	const char *namespace_; /* metadata containerd-namespace-ttrpc, NULL = none */
 };
 
-/* fd: connected stream socket, owned from here on. on_closed (may be NULL) is called once when the
- * connection ends, after all pending calls were answered. */
+/* fd: connected stream socket, owned from here on, also on failure (NULL, errno set). on_closed (may be
+ * NULL) is called once when the connection ends, after all pending calls were answered; not for
+ * rpc_client_free(). Callbacks may call anything here, rpc_client_free() included. */
 struct rpc_client *rpc_client_new(struct loop *loop, int fd, loop_fn on_closed, void *ctx);
 /* Answers pending calls with RPC_CANCELED (their callbacks run), closes. Accepts NULL. */
 void rpc_client_free(struct rpc_client *c);
 /* 0 = sent or queued, done will be called exactly once, never from inside this function;
- * -EMSGSIZE / -EPIPE: not sent, done is not called. */
+ * -EMSGSIZE / -EPIPE: not sent, done is not called. A message handed to done is cut to 1 KiB and valid
+ * UTF-8 whatever the peer sent; it may still hold control characters. */
 int rpc_client_call(struct rpc_client *c, const struct rpc_request *req, rpc_done done, void *ctx);

@@ -190,7 +190,7 @@ static void raw_u32(struct fix *f, uint32_t id, uint8_t type, uint32_t v)
 static struct mux_frame raw_recv(struct fix *f, uint32_t *value)
 {
 	uint8_t h[MUX_HEADER_LEN], p[4] = {0};
-	struct mux_frame fr;
+	struct mux_frame fr = {0};
 
 	RUN_UNTIL(f, poll(&(struct pollfd){.fd = f->raw, .events = POLLIN}, 1, 0) == 1);
 	assert_int_equal(io_read_full(f->raw, h, sizeof(h)), sizeof(h));
@@ -991,7 +991,7 @@ static void test_credit_is_respected(void **state)
 	struct fix *f = *state;
 	int in[2];
 	uint8_t h[MUX_HEADER_LEN + 8];
-	struct mux_frame fr;
+	struct mux_frame fr = {0};
 
 	make_pipe(in);
 	assert_int_equal(write(in[1], "abcdefgh", 8), 8);
