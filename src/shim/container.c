@@ -140,7 +140,7 @@ void container_give_up_vm(struct container *c, const char *why)
 	if (c->phase >= CONTAINER_STOPPED || c->vm_killed)
 		return;
 	if (c->phase == CONTAINER_CREATING) {
-		err_say(&err, -EHOSTDOWN, "%s", why);
+		err_say(&err, -ENOTCONN, "%s", why);
 		create_fail(c, &err);
 		return;
 	}
@@ -201,7 +201,7 @@ void container_on_vm_exit(void *ctx, const struct hv_exit *why)
 	if (!c->why[0])
 		snprintf(c->why, sizeof(c->why), "%s", why->text);
 	if (c->phase == CONTAINER_CREATING) {
-		err_say(&err, -EHOSTDOWN, "the VM ended before its agent was ready: %s", c->why);
+		err_say(&err, -ENOTCONN, "the VM ended before its agent was ready: %s", c->why);
 		create_fail(c, &err);
 		return;
 	}

@@ -18,8 +18,7 @@
 #include "sha256.h"
 
 #define ARGV(...) \
-	(int)(sizeof((char *[]){"shim", __VA_ARGS__}) / sizeof(char *)), \
-		(char *[]) \
+	(int)(sizeof((char *[]){"shim", __VA_ARGS__}) / sizeof(char *)), (char *[]) \
 	{ \
 		"shim", __VA_ARGS__, NULL \
 	}
@@ -55,9 +54,9 @@ static void test_args_go_forms(void **state)
 	struct args a;
 	struct err e = {0};
 
-	assert_int_equal(args_parse(ARGV("--namespace=n", "--id=x", "-debug=false", "--", "start"),
-				    &a, &e),
-			 0);
+	assert_int_equal(
+		args_parse(ARGV("--namespace=n", "--id=x", "-debug=false", "--", "start"), &a, &e),
+		0);
 	assert_string_equal(a.namespace_, "n");
 	assert_false(a.debug);
 	assert_int_equal(args_parse(ARGV("-v"), &a, &e), 0);
@@ -94,7 +93,7 @@ static void test_args_identifiers(void **state)
 	assert_true(args_id_is_valid(longest));
 	assert_true(args_id_is_valid("a-b_c.d"));
 	for (size_t i = 0; i < 9; i++) {
-		static const char *const bad[] = {"",	".",   "..",  "a/b",  "-a",
+		static const char *const bad[] = {"",	  ".",	"..",	"a/b",	   "-a",
 						  "a--b", "a.", "a\nb", "\xc3\xa4"};
 
 		assert_false(args_id_is_valid(bad[i]));

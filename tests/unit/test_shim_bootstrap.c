@@ -111,10 +111,8 @@ static void test_read_to_the_end(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_nothing_is_valid),
-		cmocka_unit_test(test_options_any),
-		cmocka_unit_test(test_params_of_2_3),
-		cmocka_unit_test(test_garbage_is_an_error),
+		cmocka_unit_test(test_nothing_is_valid), cmocka_unit_test(test_options_any),
+		cmocka_unit_test(test_params_of_2_3),	 cmocka_unit_test(test_garbage_is_an_error),
 		cmocka_unit_test(test_read_to_the_end),
 	};
 

@@ -19,7 +19,7 @@
 
 static void test_options(void **state)
 {
-	char *words[] = {"workdir=/w", "ro",  "upperdir=/u", "nosuid", "lowerdir=/a:/b",
+	char *words[] = {"workdir=/w", "ro", "upperdir=/u", "nosuid", "lowerdir=/a:/b",
 			 "rbind",      "rw", "rprivate",    "loop"};
 	struct mounts_options o;
 	struct err e = {0};
@@ -64,10 +64,10 @@ static void test_shorten_overlay(void **state)
 static void test_shorten_overlay_cannot(void **state)
 {
 	static const char *const bad[] = {
-		"lowerdir=/a/b:/c/d",  /* nothing in common but the root */
+		"lowerdir=/a/b:/c/d",	  /* nothing in common but the root */
 		"upperdir=/a,workdir=/b", /* no lower layers */
-		"lowerdir=a/b:a/c",    /* relative already */
-		"lowerdir=/a/b",	  /* itself the folder of nothing: one layer shortens to a name */
+		"lowerdir=a/b:a/c",	  /* relative already */
+		"lowerdir=/a/b", /* itself the folder of nothing: one layer shortens to a name */
 	};
 	char *dir = NULL, *data = NULL;
 	struct err e = {0};
@@ -93,8 +93,7 @@ static int setup(void **state)
 
 	*state = v;
 	v->bundle = -1;
-	if (geteuid() || unshare(CLONE_NEWNS) ||
-	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+	if (geteuid() || unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		return 0;
 	snprintf(v->dir, sizeof(v->dir), "/tmp/harpoon-test-XXXXXX");
 	if (!mkdtemp(v->dir) || mount("t", v->dir, "tmpfs", 0, NULL))
@@ -163,8 +162,8 @@ static void test_overlay_with_long_options(void **state)
 		end += sprintf(end, "%s%s/%s", i ? ":" : "", v->dir, name);
 	}
 	assert_true(strlen(lower) > 4096);
-	assert_int_equal(io_write_file(v->bundle, "layer-with-a-long-name-of-its-own-089/f", "x", 1),
-			 0);
+	assert_int_equal(
+		io_write_file(v->bundle, "layer-with-a-long-name-of-its-own-089/f", "x", 1), 0);
 	words[0] = xasprintf("workdir=%s/work", v->dir);
 	words[1] = xasprintf("upperdir=%s/up", v->dir);
 	words[2] = lower;
