@@ -10,12 +10,22 @@
 #define FS_CONTROL_NAME_MAX 64
 
 enum fs_control_op {
-	FS_CONTROL_EXPORT =
-		1, /* descriptor: the tree (O_PATH or detached mount), or a single file */
+	/* Descriptor: the tree or single file, O_PATH (a detached mount's descriptor is one). */
+	FS_CONTROL_EXPORT = 1,
+	/* No descriptor. New look-ups fail; what the guest has open stays usable until it lets go. */
 	FS_CONTROL_UNEXPORT = 2,
 };
 
+/* The server refuses every change below this export (EROFS), whatever the mount says. */
 #define FS_CONTROL_READ_ONLY 0x1u
+/*
+ * Nobody but this VM changes the tree while it is exported: the guest may keep names, attributes and
+ * pages for long. Without it they are good for one second, so that changes made on the host show.
+ */
+#define FS_CONTROL_EXCLUSIVE 0x2u
+/* Block and character device nodes may be created (they are never opened by the server). */
+#define FS_CONTROL_ALLOW_DEVICES 0x4u
+#define FS_CONTROL_FLAGS 0x7u
 
 struct fs_control_request {
 	uint32_t op;

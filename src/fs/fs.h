@@ -1,0 +1,56 @@
+/*
+ * harpoon-fs as a library: a FUSE passthrough server for many exported trees. It is fed raw FUSE
+ * requests by a channel (a virtqueue, /dev/fuse, a test) and knows nothing of where they come from.
+ *
+ * Threads: struct fs is shared by all; its own lock guards its tables. A struct fs_worker belongs to
+ * one thread, which must have created it.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "err.h"
+
+struct fs;
+struct fs_worker;
+
+/* The largest data part of one READ or WRITE, and room for any request or answer around it. */
+#define FS_DATA_MAX (1u << 20)
+#define FS_HEADROOM 4096
+
+struct fs_config {
+	/* Directory descriptor of /proc/self/fd, taken over: the way from a node back to a file. */
+	int proc_fd;
+	/* Descriptors the guest may make the server hold, nodes and open files together. */
+	uint64_t max_fds;
+};
+
+/* Opens /proc/self/fd as a mount of its own, so that ".." leads nowhere. -errno on failure. */
+int fs_open_proc(struct err *err);
+
+int fs_new(const struct fs_config *config, struct fs **ret, struct err *err);
+/* All workers are gone. Accepts NULL. */
+void fs_free(struct fs *fs);
+
+/*
+ * Adds an export, seen by the guest as an entry of the root directory. fd (O_PATH, taken over in any
+ * case) is a directory or anything else but a symbolic link. flags: FS_CONTROL_*. -EEXIST, -EINVAL.
+ */
+int fs_export_add(struct fs *fs, const char *name, int fd, uint32_t flags);
+int fs_export_remove(struct fs *fs, const char *name);
+
+/*
+ * Makes the calling thread a worker: own umask and working directory (the latter becomes proc_fd),
+ * so the thread is good for nothing else afterwards.
+ */
+int fs_worker_new(struct fs *fs, struct fs_worker **ret, struct err *err);
+void fs_worker_free(struct fs_worker *w);
+
+/*
+ * Serves one request. reply is the room for the answer; the bytes used are returned, 0 = no answer
+ * (FORGET, or a request too broken to answer). Both sides may be guest memory.
+ */
+size_t fs_worker_handle(struct fs_worker *w, const struct iovec *req, unsigned int nr_req,
+			const struct iovec *reply, unsigned int nr_reply);

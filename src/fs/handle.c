@@ -1,0 +1,89 @@
+/* Open files and directories of the guest. Tables under fs.lock, descriptors closed without it. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs_internal.h"
+
+int fs_handle_new(struct fs *fs, struct fs_node *node, int fd_taken, int flags, uint64_t *ret_id)
+{
+	cleanup_close int fd = fd_taken;
+	cleanup_free struct fs_handle *h = calloc(1, sizeof(*h));
+	int r;
+
+	if (!h)
+		return -ENOMEM;
+	r = fs_budget_take(fs);
+	if (r < 0)
+		return r;
+	pthread_mutex_init(&h->lock, NULL);
+	h->refs = 1;
+	h->flags = flags;
+	h->node = node;
+	h->fd = fd;
+	fs_lock(fs);
+	r = fs_slots_add(&fs->handle_slots, h, &h->id);
+	if (!r) {
+		*ret_id = h->id;
+		if (node)
+			node->refs++;
+		(void)take_fd(&fd);
+		(void)take_ptr(&h);
+	} else {
+		fs->nr_fds--;
+		pthread_mutex_destroy(&h->lock);
+	}
+	fs_unlock(fs);
+	return r;
+}
+
+/* A handle is good only together with the node it was opened on. */
+static struct fs_handle *fs_handle_find(struct fs *fs, uint64_t id, const struct fs_node *node)
+{
+	struct fs_handle *h = fs_slots_get(&fs->handle_slots, id);
+
+	return h && h->node == node ? h : NULL;
+}
+
+int fs_handle_get(struct fs *fs, uint64_t id, const struct fs_node *node, struct fs_handle **ret)
+{
+	struct fs_handle *h;
+
+	fs_lock(fs);
+	h = fs_handle_find(fs, id, node);
+	if (h)
+		h->refs++;
+	fs_unlock(fs);
+	*ret = h;
+	return h ? 0 : -EBADF;
+}
+
+void fs_handle_put(struct fs *fs, struct fs_handle *h)
+{
+	bool last;
+
+	if (!h)
+		return;
+	fs_lock(fs);
+	last = !--h->refs;
+	fs_unlock(fs);
+	if (!last)
+		return;
+	if (h->fd >= 0)
+		close(h->fd);
+	fs_budget_give(fs);
+	fs_node_put(fs, h->node);
+	pthread_mutex_destroy(&h->lock);
+	free(h);
+}
+
+void fs_handle_release(struct fs *fs, uint64_t id, const struct fs_node *node)
+{
+	struct fs_handle *h;
+
+	fs_lock(fs);
+	h = fs_handle_find(fs, id, node);
+	if (h)
+		fs_slots_remove(&fs->handle_slots, id);
+	fs_unlock(fs);
+	fs_handle_put(fs, h);
+}
