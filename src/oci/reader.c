@@ -236,7 +236,9 @@ static int json_fill_string(struct json_ctx *ctx, struct json_object *v, void *a
 	if (r < 0)
 		return r;
 	(*fill->nr)++;
-	return json_check_string(ctx, fill->f, *p);
+	if ((fill->f->flags & JSON_ABSOLUTE) && **p != '/')
+		return json_fail(ctx, -EINVAL, "not an absolute path: '%.100s'", *p);
+	return 0;
 }
 
 static int json_kind_strings(struct json_ctx *ctx, const struct json_field *f,

@@ -248,10 +248,7 @@ static int mounts_mount_one(int rootfs_fd, const struct mounts_entry *e, struct 
 		return err_set(err, -errno, "root file system: open mount target '%.200s'",
 			       e->target);
 	snprintf(target, sizeof(target), "/proc/self/fd/%d", target_fd);
-	r = mounts_mount_data(e, target, &o, err);
-	if (r)
-		return r;
-	return 0;
+	return mounts_mount_data(e, target, &o, err);
 }
 
 /* Opens <bundle>/rootfs as it is now, on top of everything mounted there. */
@@ -359,6 +356,15 @@ static bool mounts_is_kernel_tree(int fd)
 	}
 }
 
+/* The host's /dev itself, when it is a file system of its own. */
+static bool mounts_is_dev(const struct stat *st)
+{
+	struct stat dev, root;
+
+	return !stat("/dev", &dev) && !stat("/", &root) && dev.st_dev != root.st_dev &&
+	       dev.st_dev == st->st_dev;
+}
+
 int mounts_clone_tree(int dirfd, const char *path, bool recursive, struct err *err)
 {
 	unsigned int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0);
@@ -373,7 +379,7 @@ int mounts_clone_tree(int dirfd, const char *path, bool recursive, struct err *e
 			       "'%.300s' belongs to the host's kernel; the VM has its own", path);
 	if (fstat(probe, &st))
 		return err_set(err, -errno, "look at '%.300s'", path);
-	if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode))
+	if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode) || mounts_is_dev(&st))
 		return err_say(err, -EOPNOTSUPP,
 			       "'%.300s' is a device of the host and does not exist in the VM",
 			       path);

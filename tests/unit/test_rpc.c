@@ -20,6 +20,7 @@
 #include "agent.pb-c.h"
 #include "cleanup.h"
 #include "io.h"
+#include "mux.h"
 #include "rpc.h"
 #include "rpc_codec.h"
 #include "ttrpc.pb-c.h"
@@ -336,6 +337,7 @@ static void test_codes_and_errnos(void **state)
 	assert_int_equal(rpc_code_from_errno(-ENOTTY), RPC_UNKNOWN);
 }
 
+static void format(char *text, const char *fmt, ...) HARPOON_PRINTF(2, 3);
 static void format(char *text, const char *fmt, ...)
 {
 	va_list ap;
@@ -907,6 +909,8 @@ static int call(struct fix *f, const char *method, const char *id, uint64_t time
 
 	a->f = f;
 	ref.id = (char *)id;
+	if (strcmp(method, "Big") == 0) /* another message; not looked at */
+		req.response = NULL;
 	return rpc_client_call(f->client, &req, on_answer, a);
 }
 
@@ -1004,6 +1008,43 @@ static void test_client_message_too_large(void **state)
 	assert_int_equal(call(f, "Connect", id, 0, &a), 0);
 	RUN_UNTIL(f, a.n);
 	assert_int_equal(a.code, RPC_OK);
+}
+
+/* As between shim and agent: each side's rpc end is one end of a socket pair, the other is a stream. */
+static void test_over_a_multiplexed_stream(void **state)
+{
+	static const struct mux_callbacks cb = {0};
+	struct fix *f = *state;
+	struct answer a = {0}, b = {0}, c = {0};
+	int channel[2], host[2], guest[2];
+	struct mux *shim, *agent;
+
+	rpc_client_free(f->client);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, host), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, guest), 0);
+	shim = mux_new(f->loop, channel[0], &cb, NULL);
+	agent = mux_new(f->loop, channel[1], &cb, NULL);
+	assert_int_equal(mux_attach(shim, MUX_STREAM_RPC, host[0], host[0], NULL, NULL, NULL), 0);
+	f->client = rpc_client_new(f->loop, host[1], on_closed, f);
+	/* Asked before anybody listens. */
+	assert_int_equal(call(f, "Connect", "early", 0, &a), 0);
+	run_idle(f);
+	assert_int_equal(mux_attach(agent, MUX_STREAM_RPC, guest[0], guest[0], NULL, NULL, NULL),
+			 0);
+	assert_int_equal(rpc_server_add_conn(f->server, guest[1], NULL), 0);
+	assert_int_equal(call(f, "Big", "4000000", 0, &b), 0);
+	RUN_UNTIL(f, a.n && b.n);
+	assert_int_equal(a.code, RPC_OK);
+	assert_int_equal(a.status, 100);
+	assert_int_equal(b.code, RPC_OK);
+	/* The guest is gone: what was asked ends, and so does the connection. */
+	assert_int_equal(call(f, "Hold", "c1", 0, &c), 0);
+	RUN_UNTIL(f, f->nr_held == 1);
+	mux_free(agent);
+	RUN_UNTIL(f, f->closed);
+	assert_int_equal(c.code, RPC_UNAVAILABLE);
+	mux_free(shim);
 }
 
 /* A client against a hand-made server. */
@@ -1123,6 +1164,7 @@ int main(void)
 		CLIENT(test_client_connection_end),
 		CLIENT(test_client_free_with_pending_calls),
 		CLIENT(test_client_message_too_large),
+		CLIENT(test_over_a_multiplexed_stream),
 		LIAR(test_client_against_a_liar),
 		LIAR(test_client_last_answer_before_the_end),
 	};

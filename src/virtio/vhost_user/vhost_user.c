@@ -118,9 +118,10 @@ static int vhost_user_ring_start(struct vhost_user *vu, unsigned int index, stru
 
 	if (r->running || !vhost_user_ring_is_ready(vu, r))
 		return 0;
-	if (!(vu->features & BIT(VIRTIO_F_VERSION_1)))
-		return err_say(err, -EPROTO,
-			       "queue %u was started by a driver without VIRTIO_F_VERSION_1", index);
+	/*
+	 * A driver without VIRTIO_F_VERSION_1 (QEMU's virtio-mmio is of the older kind by default) uses
+	 * the guest's byte order, which is ours: guest and host are one architecture, and little-endian.
+	 */
 	c.desc = vhost_user_ptr(vu, r->addr.desc, virtq_desc_len(r->size));
 	c.avail = vhost_user_ptr(vu, r->addr.avail, virtq_avail_len(r->size));
 	c.used = vhost_user_ptr(vu, r->addr.used, virtq_used_len(r->size));
