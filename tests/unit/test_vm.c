@@ -271,7 +271,7 @@ static pid_t find_pid(struct fixture *f, const char *role)
 	assert_int_equal(io_read_file(f->dirfd, "processes", 4096, &text, NULL), 0);
 	p = strstr(text, role);
 	assert_non_null(p);
-	return (pid_t)atoi(p + strlen(role) + 1);
+	return (pid_t)strtol(p + strlen(role) + 1, NULL, 10);
 }
 
 /* ---- the ways to end ---- */
