@@ -787,16 +787,16 @@ static void test_too_many_streams_is_enospc(void **state)
 {
 	struct fix *f = *state;
 
-	for (uint32_t i = 0; i < MUX_STREAMS_MAX; i++) {
-		int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-
-		if (null < 0) { /* descriptor limit: one suffices for the rest */
-			skip();
-			return;
-		}
-		assert_int_equal(mux_attach(f->a.mux, 16 + i, -1, null, NULL, NULL, NULL), 0);
-	}
+	/* Over at once here; but the peer, who says nothing, may still send on each. */
+	for (uint32_t i = 0; i < MUX_STREAMS_MAX; i++)
+		assert_int_equal(mux_attach(f->a.mux, 16 + i, -1, -1, NULL, NULL, NULL), 0);
 	assert_int_equal(mux_attach(f->a.mux, 15, -1, -1, NULL, NULL, NULL), -ENOSPC);
+	assert_int_equal(fcntl(f->raw, F_SETFL, O_NONBLOCK), 0);
+	run_idle(f);
+	raw_u32(f, 16, MUX_OPEN, 0);
+	raw_send(f, 16, MUX_FIN, NULL, 0);
+	run_idle(f);
+	assert_int_equal(mux_attach(f->a.mux, 15, -1, -1, NULL, NULL, NULL), 0);
 }
 
 static void test_throughput(void **state)
@@ -1126,7 +1126,7 @@ int main(void)
 		RAW(test_last_words_before_channel_end_are_delivered),
 		ENDS(test_callback_may_detach_another),
 		ENDS(test_numbers_and_memory_do_not_run_out),
-		ENDS(test_too_many_streams_is_enospc),
+		RAW(test_too_many_streams_is_enospc),
 		ENDS(test_throughput),
 		RAW(test_malformed_headers),
 		RAW(test_garbage_breaks_the_channel),

@@ -872,14 +872,14 @@ static void test_connections_are_bounded(void **state)
 	struct fix *f = *state;
 	int fds[RPC_CONNS_MAX], sv[2], n = 0;
 	struct err err = {0};
+	struct rlimit limit;
 
+	/* Both ends of each are here: more than the usual 1024. */
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	limit.rlim_cur = MIN(limit.rlim_max, (rlim_t)4096);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
 	while (n < RPC_CONNS_MAX - 1) {
-		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv)) {
-			while (n)
-				close(fds[--n]);
-			skip();
-			return;
-		}
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
 		assert_int_equal(rpc_server_add_conn(f->server, sv[0], &err), 0);
 		fds[n++] = sv[1];
 	}
