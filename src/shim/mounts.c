@@ -207,7 +207,7 @@ static int mounts_mount_data(const struct mounts_entry *e, const char *target,
 			return err_say(err, -E2BIG, "%s mount options are longer than %d bytes",
 				       e->type, MOUNTS_DATA_MAX);
 		r = mounts_shorten_overlay(data, MOUNTS_DATA_MAX, &dir, &shorter, err);
-		if (r)
+		if (r || !dir)
 			return r;
 		if (chdir(dir))
 			return err_set(err, -errno, "enter '%s'", dir);
