@@ -411,38 +411,49 @@ static void oci_head_make(const struct oci_seccomp_raw *raw, const struct oci_ar
 	memcpy(ret, head, sizeof(head));
 }
 
-/* libseccomp writes the program to a descriptor only. Puts it behind what `p` has, with room for the head. */
-static int oci_filter_export(struct json_ctx *ctx, scmp_filter_ctx f, struct oci_program *p,
-			     size_t *ret_nr)
+/* libseccomp writes its program to a descriptor only. ret_nr: how many instructions fd then holds. */
+static int oci_filter_export(struct json_ctx *ctx, scmp_filter_ctx f, int fd, size_t *ret_nr)
 {
-	cleanup_close int fd = memfd_create("harpoon-seccomp", MFD_CLOEXEC);
-	size_t at = p->nr + OCI_HEAD_LEN, nr;
 	struct stat st;
-	int r;
+	int r = seccomp_export_bpf(f, fd);
 
-	if (fd < 0)
-		return json_fail(ctx, -errno, "memfd_create: %s", strerror(errno));
-	r = seccomp_export_bpf(f, fd);
 	if (r < 0)
 		return json_fail(ctx, r, "compiling the filter: %s", strerror(-r));
 	if (fstat(fd, &st) < 0)
 		return json_fail(ctx, -errno, "fstat: %s", strerror(errno));
-	nr = (size_t)st.st_size / sizeof(*p->v);
+	*ret_nr = (size_t)st.st_size / sizeof(struct sock_filter);
+	return 0;
+}
+
+static int oci_program_append(struct json_ctx *ctx, const struct oci_seccomp_raw *raw,
+			      const struct oci_arch *a, bool is_last, scmp_filter_ctx f,
+			      struct oci_program *p)
+{
+	cleanup_close int fd = memfd_create("harpoon-seccomp", MFD_CLOEXEC);
+	size_t at = p->nr + OCI_HEAD_LEN, nr = 0, len;
+	int r;
+
+	if (fd < 0)
+		return json_fail(ctx, -errno, "memfd_create: %s", strerror(errno));
+	r = oci_filter_export(ctx, f, fd, &nr);
+	if (r < 0)
+		return r;
 	if (at + nr > BPF_MAXINSNS)
 		return json_fail(ctx, -E2BIG, "the filter has %zu instructions, more than %u",
 				 at + nr, BPF_MAXINSNS);
 	p->v = xrealloc(p->v, (at + nr) * sizeof(*p->v));
-	if (pread(fd, p->v + at, nr * sizeof(*p->v), 0) != st.st_size)
+	len = nr * sizeof(*p->v);
+	if (pread(fd, p->v + at, len, 0) != (ssize_t)len)
 		return json_fail(ctx, -EIO, "reading the compiled filter back");
-	*ret_nr = nr;
+	oci_head_make(raw, a, nr, is_last, p->v + p->nr);
+	p->nr = at + nr;
 	return 0;
 }
 
 static int oci_arch_compile(struct json_ctx *ctx, const struct oci_seccomp_raw *raw,
-			    const struct oci_arch *a, struct oci_program *p, bool is_last)
+			    const struct oci_arch *a, bool is_last, struct oci_program *p)
 {
 	cleanup(oci_filter_freep) scmp_filter_ctx f = seccomp_init(raw->default_action.action);
-	size_t nr = 0;
 	int r = 0;
 
 	if (!f)
@@ -454,13 +465,7 @@ static int oci_arch_compile(struct json_ctx *ctx, const struct oci_seccomp_raw *
 	if (r < 0)
 		return json_fail(ctx, r, "libseccomp and %s: %s", a->word, strerror(-r));
 	r = oci_entries_add(ctx, f, raw);
-	if (r >= 0)
-		r = oci_filter_export(ctx, f, p, &nr);
-	if (r < 0)
-		return r;
-	oci_head_make(raw, a, nr, is_last, p->v + p->nr);
-	p->nr += OCI_HEAD_LEN + nr;
-	return 0;
+	return r < 0 ? r : oci_program_append(ctx, raw, a, is_last, f, p);
 }
 
 static int oci_filter_make(struct json_ctx *ctx, const struct oci_seccomp_raw *raw,
@@ -475,7 +480,7 @@ static int oci_filter_make(struct json_ctx *ctx, const struct oci_seccomp_raw *r
 	seccomp_api_set(OCI_SECCOMP_API);
 	for (size_t i = 0; i < ARRAY_SIZE(oci_archs); i++) {
 		if (archs & (1u << i))
-			r = oci_arch_compile(ctx, raw, &oci_archs[i], &p, !(archs >> (i + 1)));
+			r = oci_arch_compile(ctx, raw, &oci_archs[i], !(archs >> (i + 1)), &p);
 		if (r < 0)
 			return r;
 	}

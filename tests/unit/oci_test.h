@@ -45,6 +45,18 @@ static inline char *oci_test_quote(const char *json)
 	return s;
 }
 
+/* head, nr times unit, tail. New, owned by the caller. */
+static inline char *oci_test_repeat(const char *head, const char *unit, size_t nr, const char *tail)
+{
+	char *s = xmalloc(strlen(head) + strlen(unit) * nr + strlen(tail) + 1);
+	char *p = stpcpy(s, head);
+
+	for (size_t i = 0; i < nr; i++)
+		p = stpcpy(p, unit);
+	stpcpy(p, tail);
+	return s;
+}
+
 /* A whole config.json around `members` ("'hostname':'a'"), which may be "". */
 static inline char *oci_test_config(const char *members)
 {

@@ -17,7 +17,7 @@
 #include "io.h"
 #include "sys.h"
 
-#define SPEC(s, members) cleanup(oci_test_spec_freep) struct oci_spec *s = oci_test_parse(members)
+#define SPEC cleanup(oci_test_spec_freep) struct oci_spec *
 
 /* ---- the text ---- */
 
@@ -78,22 +78,10 @@ static void test_text_is_strict_json(void **state)
 	text_fails("{}\0", 3, -EINVAL, "config.json: not JSON at byte 2: unexpected character");
 }
 
-static char *text_repeat(const char *head, const char *unit, size_t nr, const char *tail)
-{
-	size_t h = strlen(head), u = strlen(unit);
-	char *s = xmalloc(h + u * nr + strlen(tail) + 1);
-
-	memcpy(s, head, h);
-	for (size_t i = 0; i < nr; i++)
-		memcpy(s + h + i * u, unit, u);
-	memcpy(s + h + u * nr, tail, strlen(tail) + 1);
-	return s;
-}
-
 static void repeat_fails(const char *head, const char *unit, size_t nr, const char *tail, int code,
 			 const char *msg)
 {
-	cleanup_free char *json = text_repeat(head, unit, nr, tail);
+	cleanup_free char *json = oci_test_repeat(head, unit, nr, tail);
 
 	text_fails(json, strlen(json), code, msg);
 }
@@ -130,14 +118,14 @@ static void test_text_limits(void **state)
 static void test_text_limits_inside(void **state)
 {
 	cleanup_free char *args =
-		text_repeat("'process':{'cwd':'/','args':[", "'',", 65535, "'']}");
+		oci_test_repeat("'process':{'cwd':'/','args':[", "'',", 65535, "'']}");
 	/* The object that is the document is a level, and so is each value. */
-	cleanup_free char *deep = text_repeat("'x':", "[", OCI_DEPTH_MAX - 2, "");
-	cleanup_free char *deeper = text_repeat(deep, "]", OCI_DEPTH_MAX - 2, "");
-	cleanup_free char *big = text_repeat("'x':'", "a", OCI_CONFIG_MAX - 64, "'");
-	SPEC(a, args);
-	SPEC(b, deeper);
-	SPEC(c, big);
+	cleanup_free char *deep = oci_test_repeat("'x':", "[", OCI_DEPTH_MAX - 2, "");
+	cleanup_free char *deeper = oci_test_repeat(deep, "]", OCI_DEPTH_MAX - 2, "");
+	cleanup_free char *big = oci_test_repeat("'x':'", "a", OCI_CONFIG_MAX - 64, "'");
+	SPEC a = oci_test_parse(args);
+	SPEC b = oci_test_parse(deeper);
+	SPEC c = oci_test_parse(big);
 
 	assert_int_equal(a->process.args.nr, 65536);
 	assert_null(a->process.args.v[65536]);
@@ -147,7 +135,7 @@ static void test_text_limits_inside(void **state)
 
 static void test_minimal(void **state)
 {
-	SPEC(s, "");
+	SPEC s = oci_test_parse("");
 
 	assert_string_equal(s->version, "1.2.0");
 	assert_string_equal(s->root_path, "rootfs");
@@ -163,9 +151,10 @@ static void test_minimal(void **state)
 
 static void test_null_and_unknown_are_absent(void **state)
 {
-	SPEC(s,
-	     "'hostname':null,'process':null,'mounts':null,'hooks':{'poststop':null},'linux':null,"
-	     "'annotations':null,'no_such_field':{'a':[1]},'windows':{'x':1},'zos':[],'solaris':1");
+	SPEC s = oci_test_parse("'hostname':null,'process':null,'mounts':null,'hooks':{'poststop':"
+				"null},'linux':null,"
+				"'annotations':null,'no_such_field':{'a':[1]},'windows':{'x':1},'"
+				"zos':[],'solaris':1");
 
 	assert_false(s->has_process);
 	assert_null(s->hostname);
@@ -173,7 +162,8 @@ static void test_null_and_unknown_are_absent(void **state)
 
 static void test_text_may_hold(void **state)
 {
-	SPEC(s, "'x':[18446744073709551615,-9223372036854775808,1.5e-3,0,-0,1E9,true,false,null],"
+	SPEC s = oci_test_parse(
+		"'x':[18446744073709551615,-9223372036854775808,1.5e-3,0,-0,1E9,true,false,null],"
 		"'annotations':{'a':'\\u00e4\\ud83d\\ude00 \xc3\xa4\xf0\x9f\x98\x80 \\n\\\\'}");
 
 	assert_string_equal(oci_spec_annotation(s, "a"),
@@ -182,8 +172,8 @@ static void test_text_may_hold(void **state)
 
 static void test_head(void **state)
 {
-	SPEC(s, "'hostname':'h','domainname':'d','annotations':{'a.b':'c','e':''},"
-		"'linux':{'namespaces':[{'type':'uts'}]}");
+	SPEC s = oci_test_parse("'hostname':'h','domainname':'d','annotations':{'a.b':'c','e':''},"
+				"'linux':{'namespaces':[{'type':'uts'}]}");
 
 	assert_string_equal(s->hostname, "h");
 	assert_string_equal(s->domainname, "d");
@@ -195,17 +185,20 @@ static void test_head(void **state)
 
 static void test_process(void **state)
 {
-	SPEC(s,
-	     "'process':{'terminal':true,'consoleSize':{'width':80,'height':25},'user':{'uid':1,'"
-	     "gid':2,"
-	     "'umask':18,'additionalGids':[3,4294967295]},'args':['a','b c'],'env':['A=1','B=x=y'],"
-	     "'cwd':'/w','noNewPrivileges':true,'oomScoreAdj':-1000,'apparmorProfile':'p',"
-	     "'selinuxLabel':'l','rlimits':[{'type':'RLIMIT_NOFILE','soft':1,'hard':"
-	     "18446744073709551615},"
-	     "{'type':'RLIMIT_RTTIME','soft':0,'hard':0}],"
-	     "'scheduler':{'policy':'SCHED_FIFO','priority':9,'flags':['SCHED_FLAG_RESET_ON_FORK']}"
-	     ","
-	     "'ioPriority':{'class':'IOPRIO_CLASS_IDLE','priority':7}}");
+	SPEC s = oci_test_parse(
+		"'process':{'terminal':true,'consoleSize':{'width':80,'height':25},'user':{'uid':1,"
+		"'"
+		"gid':2,"
+		"'umask':18,'additionalGids':[3,4294967295]},'args':['a','b "
+		"c'],'env':['A=1','B=x=y'],"
+		"'cwd':'/w','noNewPrivileges':true,'oomScoreAdj':-1000,'apparmorProfile':'p',"
+		"'selinuxLabel':'l','rlimits':[{'type':'RLIMIT_NOFILE','soft':1,'hard':"
+		"18446744073709551615},"
+		"{'type':'RLIMIT_RTTIME','soft':0,'hard':0}],"
+		"'scheduler':{'policy':'SCHED_FIFO','priority':9,'flags':['SCHED_FLAG_RESET_ON_"
+		"FORK']}"
+		","
+		"'ioPriority':{'class':'IOPRIO_CLASS_IDLE','priority':7}}");
 	const struct oci_process *p = &s->process;
 
 	assert_true(s->has_process && p->terminal && p->no_new_privileges);
@@ -258,7 +251,8 @@ static void test_process_alone(void **state)
 /* The last value of a name counts, as runc has it; execve()'s getenv() would find the first. */
 static void test_env_last_value_wins(void **state)
 {
-	SPEC(s, "'process':{'args':['a'],'cwd':'/','env':['A=1','B=2','AB=9','A=3','C=','B=4']}");
+	SPEC s = oci_test_parse(
+		"'process':{'args':['a'],'cwd':'/','env':['A=1','B=2','AB=9','A=3','C=','B=4']}");
 	static const char *const want[] = {"AB=9", "A=3", "C=", "B=4"};
 
 	assert_int_equal(s->process.env.nr, ARRAY_SIZE(want));
@@ -269,7 +263,8 @@ static void test_env_last_value_wins(void **state)
 
 static void test_capabilities(void **state)
 {
-	SPEC(s, "'process':{'args':['a'],'cwd':'/','capabilities':{"
+	SPEC s = oci_test_parse(
+		"'process':{'args':['a'],'cwd':'/','capabilities':{"
 		"'bounding':['CAP_CHOWN','CAP_CHECKPOINT_RESTORE','CAP_OF_THE_FUTURE','cap_kill'],"
 		"'permitted':['CAP_KILL','CAP_SYS_ADMIN','CAP_BPF'],'effective':['CAP_KILL'],"
 		"'inheritable':['CAP_KILL','CAP_CHOWN'],'ambient':['CAP_KILL','CAP_BPF','CAP_CHOWN'"
@@ -286,29 +281,36 @@ static void test_capabilities(void **state)
 
 static void test_all_capability_names(void **state)
 {
-	SPEC(s,
-	     "'process':{'args':['a'],'cwd':'/','capabilities':{'bounding':["
-	     "'CAP_CHOWN','CAP_DAC_OVERRIDE','CAP_DAC_READ_SEARCH','CAP_FOWNER','CAP_FSETID','CAP_"
-	     "KILL',"
-	     "'CAP_SETGID','CAP_SETUID','CAP_SETPCAP','CAP_LINUX_IMMUTABLE','CAP_NET_BIND_SERVICE',"
-	     "'CAP_NET_BROADCAST','CAP_NET_ADMIN','CAP_NET_RAW','CAP_IPC_LOCK','CAP_IPC_OWNER',"
-	     "'CAP_SYS_MODULE','CAP_SYS_RAWIO','CAP_SYS_CHROOT','CAP_SYS_PTRACE','CAP_SYS_PACCT',"
-	     "'CAP_SYS_ADMIN','CAP_SYS_BOOT','CAP_SYS_NICE','CAP_SYS_RESOURCE','CAP_SYS_TIME',"
-	     "'CAP_SYS_TTY_CONFIG','CAP_MKNOD','CAP_LEASE','CAP_AUDIT_WRITE','CAP_AUDIT_CONTROL',"
-	     "'CAP_SETFCAP','CAP_MAC_OVERRIDE','CAP_MAC_ADMIN','CAP_SYSLOG','CAP_WAKE_ALARM',"
-	     "'CAP_BLOCK_SUSPEND','CAP_AUDIT_READ','CAP_PERFMON','CAP_BPF','CAP_CHECKPOINT_RESTORE'"
-	     "]}}");
+	SPEC s = oci_test_parse(
+		"'process':{'args':['a'],'cwd':'/','capabilities':{'bounding':["
+		"'CAP_CHOWN','CAP_DAC_OVERRIDE','CAP_DAC_READ_SEARCH','CAP_FOWNER','CAP_FSETID','"
+		"CAP_"
+		"KILL',"
+		"'CAP_SETGID','CAP_SETUID','CAP_SETPCAP','CAP_LINUX_IMMUTABLE','CAP_NET_BIND_"
+		"SERVICE',"
+		"'CAP_NET_BROADCAST','CAP_NET_ADMIN','CAP_NET_RAW','CAP_IPC_LOCK','CAP_IPC_OWNER',"
+		"'CAP_SYS_MODULE','CAP_SYS_RAWIO','CAP_SYS_CHROOT','CAP_SYS_PTRACE','CAP_SYS_PACCT'"
+		","
+		"'CAP_SYS_ADMIN','CAP_SYS_BOOT','CAP_SYS_NICE','CAP_SYS_RESOURCE','CAP_SYS_TIME',"
+		"'CAP_SYS_TTY_CONFIG','CAP_MKNOD','CAP_LEASE','CAP_AUDIT_WRITE','CAP_AUDIT_CONTROL'"
+		","
+		"'CAP_SETFCAP','CAP_MAC_OVERRIDE','CAP_MAC_ADMIN','CAP_SYSLOG','CAP_WAKE_ALARM',"
+		"'CAP_BLOCK_SUSPEND','CAP_AUDIT_READ','CAP_PERFMON','CAP_BPF','CAP_CHECKPOINT_"
+		"RESTORE'"
+		"]}}");
 
 	assert_true(s->process.caps.bounding == (1ull << (CAP_LAST_CAP + 1)) - 1);
 }
 
 static void test_hooks(void **state)
 {
-	SPEC(s,
-	     "'hooks':{'prestart':[{'path':'/a'}],'createRuntime':[{'path':'/b','args':['b','1'],"
-	     "'env':['X=1'],'timeout':5},{'path':'/c'}],'createContainer':[{'path':'/d'}],"
-	     "'startContainer':[{'path':'/e'}],'poststart':[{'path':'/f'}],'poststop':[{'path':'/"
-	     "g'}]}");
+	SPEC s = oci_test_parse(
+		"'hooks':{'prestart':[{'path':'/a'}],'createRuntime':[{'path':'/"
+		"b','args':['b','1'],"
+		"'env':['X=1'],'timeout':5},{'path':'/c'}],'createContainer':[{'path':'/d'}],"
+		"'startContainer':[{'path':'/e'}],'poststart':[{'path':'/"
+		"f'}],'poststop':[{'path':'/"
+		"g'}]}");
 	const struct oci_hook *b = &s->hooks[OCI_HOOK_CREATE_RUNTIME].v[0];
 
 	assert_string_equal(s->hooks[OCI_HOOK_PRESTART].v[0].path, "/a");
@@ -326,7 +328,8 @@ static void test_hooks(void **state)
 
 static void test_linux(void **state)
 {
-	SPEC(s, "'linux':{'namespaces':[{'type':'pid','path':''},{'type':'network','path':'/"
+	SPEC s = oci_test_parse(
+		"'linux':{'namespaces':[{'type':'pid','path':''},{'type':'network','path':'/"
 		"n'},{'type':'mount'},"
 		"{'type':'ipc'},{'type':'uts'},{'type':'user'},{'type':'cgroup'},{'type':'time'}],"
 		"'uidMappings':[{'containerID':0,'hostID':1000,'size':2}],"
@@ -368,7 +371,8 @@ static void test_linux(void **state)
 
 static void test_sysctl(void **state)
 {
-	SPEC(s, "'linux':{'namespaces':[{'type':'network'},{'type':'ipc'},{'type':'uts'},{'type':'"
+	SPEC s = oci_test_parse(
+		"'linux':{'namespaces':[{'type':'network'},{'type':'ipc'},{'type':'uts'},{'type':'"
 		"user','path':'/u'}],"
 		"'sysctl':{'net.core.somaxconn':'1','net/ipv4/conf/eth0.5/"
 		"rp_filter':'2','kernel.shm_rmid_forced':'1',"
@@ -390,10 +394,11 @@ static void test_sysctl(void **state)
 
 static void test_mount(void **state)
 {
-	SPEC(s,
-	     "'mounts':[{'destination':'proc','type':'proc','source':'proc'},"
-	     "{'destination':'/d','source':'/s','type':'none','options':['rbind','ro','rslave']},"
-	     "{'destination':'/e','type':'bind','source':'rel'},{'destination':'/t'}]");
+	SPEC s = oci_test_parse(
+		"'mounts':[{'destination':'proc','type':'proc','source':'proc'},"
+		"{'destination':'/d','source':'/"
+		"s','type':'none','options':['rbind','ro','rslave']},"
+		"{'destination':'/e','type':'bind','source':'rel'},{'destination':'/t'}]");
 
 	assert_int_equal(s->nr_mounts, 4);
 	assert_string_equal(s->mounts[0].destination, "/proc");
@@ -461,7 +466,7 @@ static void test_mount_options(void **state)
 		cleanup_free char *m = xasprintf("'mounts':[{'destination':'/a','type':'tmpfs',"
 						 "'options':[%s]}]",
 						 t[i].options);
-		SPEC(s, m);
+		SPEC s = oci_test_parse(m);
 
 		assert_int_equal(s->mounts[0].flags, t[i].flags);
 		assert_int_equal(s->mounts[0].clear_flags, t[i].clear);
@@ -612,9 +617,9 @@ static void test_errors_of_mounts_and_hooks(void **state)
 static void test_mount_data_is_bounded(void **state)
 {
 	cleanup_free char *m =
-		text_repeat("'mounts':[{'destination':'/a','options':['", "x", 4000,
-			    "','0123456789012345678901234567890123456789012345678901234567"
-			    "890123456789012345678901234567890123456789']}]");
+		oci_test_repeat("'mounts':[{'destination':'/a','options':['", "x", 4000,
+				"','0123456789012345678901234567890123456789012345678901234567"
+				"890123456789012345678901234567890123456789']}]");
 
 	oci_test_fails(m, -E2BIG,
 		       "mounts[0].options[1]: the options are longer than 4095 bytes together");
@@ -770,8 +775,6 @@ static struct oci_spec *client_parse(const char *name)
 	return s;
 }
 
-#define CLIENT(s, name) cleanup(oci_test_spec_freep) struct oci_spec *s = client_parse(name)
-
 static const struct oci_mount *mount_at(const struct oci_spec *s, const char *destination)
 {
 	for (size_t i = 0; i < s->nr_mounts; i++)
@@ -783,8 +786,8 @@ static const struct oci_mount *mount_at(const struct oci_spec *s, const char *de
 
 static void test_client_ctr(void **state)
 {
-	CLIENT(s, "ctr.json");
-	CLIENT(p, "ctr-privileged.json");
+	SPEC s = client_parse("ctr.json");
+	SPEC p = client_parse("ctr-privileged.json");
 
 	assert_string_equal(s->process.args.v[0], "echo");
 	assert_true(s->process.caps.effective == 0xa80425fb);
@@ -805,7 +808,7 @@ static void test_client_ctr(void **state)
 
 static void test_client_docker(void **state)
 {
-	CLIENT(s, "docker.json");
+	SPEC s = client_parse("docker.json");
 
 	assert_string_equal(s->root_path, "/var/lib/docker/overlay2/5f0e/merged");
 	assert_int_equal(s->hooks[OCI_HOOK_PRESTART].nr, 1);
@@ -819,7 +822,7 @@ static void test_client_docker(void **state)
 
 static void test_client_nerdctl(void **state)
 {
-	CLIENT(s, "nerdctl.json");
+	SPEC s = client_parse("nerdctl.json");
 
 	assert_int_equal(s->hooks[OCI_HOOK_CREATE_RUNTIME].nr, 1);
 	assert_int_equal(s->hooks[OCI_HOOK_POSTSTOP].v[0].timeout_s, 10);
@@ -829,8 +832,8 @@ static void test_client_nerdctl(void **state)
 
 static void test_client_cri(void **state)
 {
-	CLIENT(pause, "cri-sandbox.json");
-	CLIENT(app, "cri-container.json");
+	SPEC pause = client_parse("cri-sandbox.json");
+	SPEC app = client_parse("cri-container.json");
 
 	assert_string_equal(oci_spec_annotation(pause, "io.kubernetes.cri.container-type"),
 			    "sandbox");

@@ -29,8 +29,7 @@ static struct oci_resources *resources_parse(const char *json)
 	return r;
 }
 
-#define RESOURCES(r, json) \
-	cleanup(oci_test_resources_freep) struct oci_resources *r = resources_parse(json)
+#define RESOURCES cleanup(oci_test_resources_freep) struct oci_resources *
 
 struct conversion {
 	const char *json, *guest, *host;
@@ -39,7 +38,7 @@ struct conversion {
 static void all_convert(const struct conversion *t, size_t nr)
 {
 	for (size_t i = 0; i < nr; i++) {
-		RESOURCES(r, t[i].json);
+		RESOURCES r = resources_parse(t[i].json);
 		cleanup_free char *guest = files_text(r->files, r->nr_files);
 		cleanup_free char *host = files_text(r->host_files, r->nr_host_files);
 
@@ -91,7 +90,7 @@ static void test_cpu_weight(void **state)
 			xasprintf("{'cpu':{'shares':%llu}}", (unsigned long long)t[i].shares);
 		cleanup_free char *want =
 			xasprintf("cpu.weight=%llu\n", (unsigned long long)t[i].weight);
-		RESOURCES(r, json);
+		RESOURCES r = resources_parse(json);
 		cleanup_free char *guest = files_text(r->files, r->nr_files);
 
 		assert_string_equal(guest, want);
@@ -156,14 +155,15 @@ static void test_others(void **state)
 /* What the VM's size is made from. */
 static void test_sizes(void **state)
 {
-	RESOURCES(none, "{}");
-	RESOURCES(all, "{'memory':{'limit':5,'checkBeforeUpdate':true},"
-		       "'cpu':{'quota':3000,'period':2000,'cpus':'0-3,2,7-7'}}");
-	RESOURCES(unlimited, "{'memory':{'limit':-1},'cpu':{'quota':-1}}");
-	RESOURCES(unified,
-		  "{'memory':{'limit':5},'unified':{'memory.max':'8','cpu.max':'9000 7000'}}");
-	RESOURCES(max, "{'unified':{'memory.max':'max','cpu.max':'max'}}");
-	RESOURCES(odd, "{'memory':{'limit':5},'unified':{'memory.max':'8G','cpu.max':'x'}}");
+	RESOURCES none = resources_parse("{}");
+	RESOURCES all = resources_parse("{'memory':{'limit':5,'checkBeforeUpdate':true},"
+					"'cpu':{'quota':3000,'period':2000,'cpus':'0-3,2,7-7'}}");
+	RESOURCES unlimited = resources_parse("{'memory':{'limit':-1},'cpu':{'quota':-1}}");
+	RESOURCES unified = resources_parse(
+		"{'memory':{'limit':5},'unified':{'memory.max':'8','cpu.max':'9000 7000'}}");
+	RESOURCES max = resources_parse("{'unified':{'memory.max':'max','cpu.max':'max'}}");
+	RESOURCES odd = resources_parse(
+		"{'memory':{'limit':5},'unified':{'memory.max':'8G','cpu.max':'x'}}");
 
 	assert_true(!none->memory_limit && !none->cpu_quota && !none->cpu_period);
 	assert_int_equal(none->nr_cpuset_cpus, 0);
@@ -186,10 +186,11 @@ static void test_sizes(void **state)
 
 static void test_device_rules(void **state)
 {
-	RESOURCES(r, "{'devices':[{'allow':false,'access':'rwm'},"
-		     "{'allow':true,'type':'c','major':136,'access':'rw'},{'type':'b','minor':-1,'"
-		     "major':8,"
-		     "'allow':true,'access':'m'}]}");
+	RESOURCES r = resources_parse(
+		"{'devices':[{'allow':false,'access':'rwm'},"
+		"{'allow':true,'type':'c','major':136,'access':'rw'},{'type':'b','minor':-1,'"
+		"major':8,"
+		"'allow':true,'access':'m'}]}");
 
 	assert_int_equal(r->nr_device_rules, 3);
 	assert_false(r->device_rules[0].allow);
@@ -305,18 +306,16 @@ static void test_errors(void **state)
 
 static void test_number_of_writes_is_bounded(void **state)
 {
-	cleanup_free char *lines = xcalloc(1, 4001);
-	cleanup_free char *json = NULL;
+	cleanup_free char *lines = oci_test_repeat("", "1\\n", 1000, "");
+	cleanup_free char *json =
+		xasprintf("{\"unified\":{\"memory.a\":\"%s\",\"memory.b\":\"%s\","
+			  "\"memory.c\":\"%s\",\"memory.d\":\"%s\",\"memory.e\":\"%s\","
+			  "\"memory.f\":\"%s\",\"memory.g\":\"%s\",\"memory.h\":\"%s\","
+			  "\"memory.i\":\"%s\"}}",
+			  lines, lines, lines, lines, lines, lines, lines, lines, lines);
 	struct oci_resources *r = NULL;
 	struct err err = {0};
 
-	for (size_t i = 0; i < 4000; i += 4)
-		memcpy(lines + i, "1\\n", 3), lines[i + 3] = ' ';
-	json = xasprintf("{\"unified\":{\"memory.a\":\"%s\",\"memory.b\":\"%s\",\"memory.c\":\"%"
-			 "s\",\"memory.d\":\"%s\","
-			 "\"memory.e\":\"%s\",\"memory.f\":\"%s\",\"memory.g\":\"%s\",\"memory.h\":"
-			 "\"%s\",\"memory.i\":\"%s\"}}",
-			 lines, lines, lines, lines, lines, lines, lines, lines, lines);
 	assert_int_equal(oci_resources_parse(json, strlen(json), &r, &err), -E2BIG);
 	assert_string_equal(
 		err.msg, "resources.unified[\"memory.i\"]: more than 8192 writes to cgroup files");

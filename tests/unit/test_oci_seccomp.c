@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SPEC(s, members) cleanup(oci_test_spec_freep) struct oci_spec *s = oci_test_parse(members)
+#define SPEC cleanup(oci_test_spec_freep) struct oci_spec *
 #define SECCOMP(members) "'linux':{'seccomp':{" members "}}"
 /* What the child itself needs. */
 #define CHILD_CALLS "{'names':['exit_group','rt_sigreturn'],'action':'SCMP_ACT_ALLOW'}"
@@ -25,7 +25,7 @@ enum abi { ABI_64, ABI_32, ABI_X32 };
 /* One call to make in the child. want >= 0: the errno, 0 = success; -SIGSYS: killed. */
 struct call {
 	enum abi abi;
-	long nr;
+	int nr;
 	long a, b;
 	int want;
 };
@@ -79,7 +79,7 @@ static int call_result(const struct oci_spec *s, const struct call *c)
 
 static void calls_do(const char *members, const struct call *c, size_t nr)
 {
-	SPEC(s, members);
+	SPEC s = oci_test_parse(members);
 
 	assert_non_null(s->seccomp);
 	for (size_t i = 0; i < nr; i++) {
@@ -228,10 +228,11 @@ static void test_trace_without_tracer(void **state)
 
 static void test_flags(void **state)
 {
-	SPEC(none, SECCOMP("'defaultAction':'SCMP_ACT_ALLOW','flags':[]"));
-	SPEC(absent, SECCOMP("'defaultAction':'SCMP_ACT_ALLOW'"));
-	SPEC(both, SECCOMP("'defaultAction':'SCMP_ACT_ALLOW','flags':['SECCOMP_FILTER_FLAG_LOG',"
-			   "'SECCOMP_FILTER_FLAG_SPEC_ALLOW','SECCOMP_FILTER_FLAG_TSYNC']"));
+	SPEC none = oci_test_parse(SECCOMP("'defaultAction':'SCMP_ACT_ALLOW','flags':[]"));
+	SPEC absent = oci_test_parse(SECCOMP("'defaultAction':'SCMP_ACT_ALLOW'"));
+	SPEC both = oci_test_parse(
+		SECCOMP("'defaultAction':'SCMP_ACT_ALLOW','flags':['SECCOMP_FILTER_FLAG_LOG',"
+			"'SECCOMP_FILTER_FLAG_SPEC_ALLOW','SECCOMP_FILTER_FLAG_TSYNC']"));
 
 	assert_int_equal(none->seccomp_flags, 0);
 	assert_int_equal(absent->seccomp_flags, SECCOMP_FILTER_FLAG_SPEC_ALLOW);
@@ -241,8 +242,8 @@ static void test_flags(void **state)
 
 static void test_empty_is_no_filter(void **state)
 {
-	SPEC(empty, SECCOMP(""));
-	SPEC(go, SECCOMP("'defaultAction':''"));
+	SPEC empty = oci_test_parse(SECCOMP(""));
+	SPEC go = oci_test_parse(SECCOMP("'defaultAction':''"));
 
 	assert_null(empty->seccomp);
 	assert_null(go->seccomp);
@@ -325,7 +326,7 @@ static void test_cost_is_bounded(void **state)
 	cleanup_free char *more = rules_make(257);
 	cleanup_free char *ok = xasprintf(LIST(most));
 	cleanup_free char *bad = xasprintf(LIST(more));
-	SPEC(s, ok);
+	SPEC s = oci_test_parse(ok);
 
 	assert_true(s->nr_seccomp > 1024);
 	oci_test_fails(bad, -E2BIG,
