@@ -119,14 +119,30 @@ void qemu_args_free(char **argv)
 	free(argv);
 }
 
+/* Up to four digits; -1 = none. */
+static int qemu_version_number(const char **p)
+{
+	const char *start = *p;
+	int n = 0;
+
+	for (; **p >= '0' && **p <= '9' && *p - start < 4; (*p)++)
+		n = n * 10 + (**p - '0');
+	return *p == start ? -1 : n;
+}
+
 int qemu_version_parse(const char *text, int *ret_major, int *ret_minor)
 {
 	static const char prefix[] = "QEMU emulator version ";
+	const char *p = text + sizeof(prefix) - 1;
 	int major, minor;
 
-	if (strncmp(text, prefix, sizeof(prefix) - 1) != 0 ||
-	    sscanf(text + sizeof(prefix) - 1, "%4d.%4d", &major, &minor) != 2 || major < 0 ||
-	    minor < 0)
+	if (strncmp(text, prefix, sizeof(prefix) - 1) != 0)
+		return -EINVAL;
+	major = qemu_version_number(&p);
+	if (major < 0 || *p++ != '.')
+		return -EINVAL;
+	minor = qemu_version_number(&p);
+	if (minor < 0)
 		return -EINVAL;
 	*ret_major = major;
 	*ret_minor = minor;

@@ -18,12 +18,12 @@
 
 static struct vm {
 	struct harness tree; /* loop, base, root, fs */
-	struct config *config;
+	struct config config;
 	struct hv_vm *hv;
 	int state_fd;
 	struct rpc_client *client;
 	bool is_ready, is_over;
-	char why[256];
+	char why[ERR_MSG_MAX];
 } vm;
 
 static void vm_on_ready(void *ctx, const struct hv_ready *ready)
@@ -67,7 +67,7 @@ static bool vm_boot(const char **ret_why)
 	snprintf(state, sizeof(state), "%s/state", vm.tree.base);
 	assert_int_equal(mkdir(state, 0700), 0);
 	vm.state_fd = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	params.config = vm.config;
+	params.config = &vm.config;
 	params.state_dir_fd = vm.state_fd;
 	params.state_dir = state;
 	if (hv_vm_new(vm.tree.loop, &params, &vm_callbacks, NULL, &vm.hv, &err) ||
@@ -93,11 +93,11 @@ bool harness_backend_start(struct harness *h, const char **ret_why)
 	if (vm.is_over)
 		return false;
 	if (!vm.hv) {
-		if (config_load(NULL, &vm.config, &err)) {
+		if (config_load(&vm.config, &err)) {
 			snprintf(vm.why, sizeof(vm.why), "%s", err.msg);
 			return false;
 		}
-		if (access(vm.config->kernel, R_OK) || access(vm.config->initrd, R_OK)) {
+		if (access(vm.config.kernel, R_OK) || access(vm.config.initrd, R_OK)) {
 			snprintf(vm.why, sizeof(vm.why), "no guest kernel or initrd was built");
 			return false;
 		}

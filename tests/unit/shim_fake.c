@@ -38,7 +38,7 @@ struct hv_vm {
 	bool ending;
 	struct rpc_server *agent;
 	struct fake_wait waits[FAKE_WAITS_MAX];
-	struct rpc_call *start_call;
+	struct rpc_call *start_call, *signal_call;
 };
 
 static struct hv_vm *the_vm;
@@ -132,14 +132,17 @@ static void fake_on_start(struct rpc_call *call, const ProtobufCMessage *m, void
 static void fake_on_signal(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
 {
 	const PB(SignalRequest) *r = (const void *)m;
+	cleanup_free char *exec_id = xstrdup(r->exec_id);
 
 	fake.last_signal = r->signal;
 	fake.nr_signals++;
-	if (fake.signals_ignored)
+	if (fake.signals_ignored) {
+		the_vm->signal_call = call;
 		return;
+	}
 	rpc_reply_empty(call);
-	if (r->signal == SIGKILL)
-		fake_exit(r->exec_id, 137);
+	if (fake.last_signal == SIGKILL)
+		fake_exit(exec_id, 137);
 }
 
 static void fake_on_stats(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
@@ -300,6 +303,8 @@ void hv_vm_free(struct hv_vm *vm)
 	}
 	if (vm->start_call)
 		fake_answer_start();
+	if (vm->signal_call)
+		rpc_reply_empty(vm->signal_call);
 	rpc_server_free(vm->agent);
 	free(vm);
 	the_vm = NULL;

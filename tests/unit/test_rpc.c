@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -840,19 +841,45 @@ static void test_listen(void **state)
 	unlink(addr.sun_path);
 }
 
+static void test_accept_without_descriptors_rests(void **state)
+{
+	struct fix *f = *state;
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), next;
+	struct rlimit old, low;
+
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "/tmp/test_rpc_fd.%d", getpid());
+	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(listen(fd, 10), 0);
+	assert_int_equal(rpc_server_listen(f->server, fd, NULL), 0);
+	close(f->raw);
+	f->raw = connect_to(&addr);
+	unlink(addr.sun_path);
+	next = dup(STDERR_FILENO);
+	close(next);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	low = (struct rlimit){.rlim_cur = (rlim_t)next, .rlim_max = old.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+	/* A readable socket that cannot be accepted from: the loop must rest all the same. */
+	run_idle(f);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_true(send(f->raw, connect_frame, CONNECT_LEN, MSG_NOSIGNAL) > 0);
+	expect_ok(f, 1);
+}
+
 static void test_connections_are_bounded(void **state)
 {
 	struct fix *f = *state;
 	int fds[RPC_CONNS_MAX], sv[2], n = 0;
 	struct err err = {0};
+	struct rlimit limit;
 
+	/* Both ends of each are here: more than the usual 1024. */
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	limit.rlim_cur = MIN(limit.rlim_max, (rlim_t)4096);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
 	while (n < RPC_CONNS_MAX - 1) {
-		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv)) {
-			while (n)
-				close(fds[--n]);
-			skip();
-			return;
-		}
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
 		assert_int_equal(rpc_server_add_conn(f->server, sv[0], &err), 0);
 		fds[n++] = sv[1];
 	}
@@ -1158,6 +1185,7 @@ int main(void)
 		RAW(test_flush),
 		RAW(test_negative_timeout),
 		RAW(test_listen),
+		RAW(test_accept_without_descriptors_rests),
 		RAW(test_connections_are_bounded),
 		CLIENT(test_client_call),
 		CLIENT(test_client_deadline_and_late_answer),
