@@ -101,6 +101,49 @@ int bundle_task_write(int state_fd, const struct bundle_task *t)
 	return io_replace_file(state_fd, "task", text, (size_t)n);
 }
 
+/* Takes a decimal number off the front of *text, blanks before it skipped. */
+static bool bundle_take_number(const char **text, uint64_t *ret)
+{
+	const char *p = *text + strspn(*text, " ");
+	char *end;
+
+	if (*p < '0' || *p > '9')
+		return false;
+	errno = 0;
+	*ret = strtoull(p, &end, 10);
+	*text = end;
+	return !errno;
+}
+
+/* The rest of `line` when it begins with `word`, else NULL. */
+static const char *bundle_after(const char *line, const char *word)
+{
+	size_t len = strlen(word);
+
+	return strncmp(line, word, len) ? NULL : line + len;
+}
+
+static void bundle_task_line(const char *line, struct bundle_task *ret)
+{
+	uint64_t a, b;
+	const char *rest = bundle_after(line, "pid ");
+
+	if (rest) {
+		if (bundle_take_number(&rest, &a) && a <= INT32_MAX)
+			ret->pid = (pid_t)a;
+		return;
+	}
+	rest = bundle_after(line, "exited ");
+	if (rest && bundle_take_number(&rest, &a) && bundle_take_number(&rest, &b) &&
+	    a <= UINT32_MAX && b <= INT64_MAX) {
+		ret->exited = true;
+		ret->exit_status = (uint32_t)a;
+		ret->exited_at_ns = (int64_t)b;
+	} else if (!strcmp(line, "deleted")) {
+		ret->deleted = true;
+	}
+}
+
 void bundle_task_read(int state_fd, struct bundle_task *ret)
 {
 	cleanup_free char *text = NULL;
@@ -109,21 +152,8 @@ void bundle_task_read(int state_fd, struct bundle_task *ret)
 	*ret = (struct bundle_task){0};
 	if (io_read_file(state_fd, "task", BUNDLE_FILE_MAX, &text, NULL))
 		return;
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		int pid;
-		uint32_t status;
-		int64_t at;
-
-		if (sscanf(line, "pid %d", &pid) == 1) {
-			ret->pid = pid;
-		} else if (sscanf(line, "exited %" SCNu32 " %" SCNd64, &status, &at) == 2) {
-			ret->exited = true;
-			ret->exit_status = status;
-			ret->exited_at_ns = at;
-		} else if (!strcmp(line, "deleted")) {
-			ret->deleted = true;
-		}
-	}
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		bundle_task_line(line, ret);
 }
 
 /* Field 22 of /proc/PID/stat: start time in clock ticks since boot. 0 = no such process. */
@@ -143,7 +173,7 @@ static uint64_t bundle_start_time(pid_t pid)
 		p = strchr(p, ' ');
 		p = p ? p + 1 : NULL;
 	}
-	return p && sscanf(p, "%" SCNu64, &start) == 1 ? start : 0;
+	return p && bundle_take_number(&p, &start) ? start : 0;
 }
 
 int bundle_shim_write(int state_fd)
@@ -159,15 +189,18 @@ int bundle_shim_open(int state_fd)
 {
 	cleanup_free char *text = NULL;
 	cleanup_close int fd = -1;
-	uint64_t start;
-	int pid;
+	uint64_t pid, start;
+	const char *p;
 
-	if (io_read_file(state_fd, "shim", BUNDLE_FILE_MAX, &text, NULL) ||
-	    sscanf(text, "%d %" SCNu64, &pid, &start) != 2 || pid <= 1)
+	if (io_read_file(state_fd, "shim", BUNDLE_FILE_MAX, &text, NULL))
 		return -ENOENT;
-	fd = sys_pidfd_open(pid);
+	p = text;
+	if (!bundle_take_number(&p, &pid) || !bundle_take_number(&p, &start) || pid <= 1 ||
+	    pid > INT32_MAX)
+		return -ENOENT;
+	fd = sys_pidfd_open((pid_t)pid);
 	/* The start time is looked at after the pidfd was opened: now it cannot become another's. */
-	if (fd < 0 || !start || bundle_start_time(pid) != start)
+	if (fd < 0 || !start || bundle_start_time((pid_t)pid) != start)
 		return -ESRCH;
 	return take_fd(&fd);
 }

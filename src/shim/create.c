@@ -237,6 +237,7 @@ static void create_agent_configured(void *ctx, const ProtobufCMessage *response,
 static int create_configure(struct container *c, struct err *err)
 {
 	VMREQ_PB(ConfigureRequest) req = HARPOON__AGENT__V1__CONFIGURE_REQUEST__INIT;
+	static char hostname[] = "harpoon";
 	uint8_t entropy[CREATE_ENTROPY];
 	struct timespec now;
 
@@ -246,7 +247,7 @@ static int create_configure(struct container *c, struct err *err)
 	req.realtime_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 	req.entropy.data = entropy;
 	req.entropy.len = sizeof(entropy);
-	req.hostname = (char *)(uintptr_t)(c->spec->hostname ? c->spec->hostname : "harpoon");
+	req.hostname = c->spec->hostname ? c->spec->hostname : hostname;
 	agent_client_call(c->agent, AGENT_CONFIGURE, &req.base, container_call_timeout_ns(c),
 			  create_agent_configured, c);
 	explicit_bzero(entropy, sizeof(entropy));

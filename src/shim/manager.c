@@ -59,12 +59,14 @@ static void manager_adjust_oom_score(pid_t containerd)
 {
 	cleanup_free char *text = NULL;
 	char path[64];
-	int score, n;
+	long score;
+	int n;
 
 	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)containerd);
-	if (io_read_file(AT_FDCWD, path, 64, &text, NULL) || sscanf(text, "%d", &score) != 1)
+	if (io_read_file(AT_FDCWD, path, 64, &text, NULL))
 		return;
-	n = snprintf(path, sizeof(path), "%d", score < 1000 ? score + 1 : 1000);
+	score = strtol(text, NULL, 10);
+	n = snprintf(path, sizeof(path), "%ld", score < 1000 ? score + 1 : 1000);
 	io_write_file(AT_FDCWD, "/proc/self/oom_score_adj", path, (size_t)n);
 }
 
@@ -134,21 +136,21 @@ static int manager_daemon(struct manager_start *m, int status_fd, pid_t containe
 	cleanup_free char *ttrpc = NULL;
 	cleanup_close int bundle_fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	const char *env = getenv("TTRPC_ADDRESS");
-	const char *word = m->argv[0];
+	char *word = m->argv[0];
 	int r;
 
 	setsid();
 	manager_adjust_oom_score(containerd);
 	manager_redirect(bundle_fd);
 	r = manager_place_fds(m->listen_fd, status_fd, bundle_fd);
-	bundle_fd = m->listen_fd = -1;
+	take_fd(&bundle_fd); /* closed with all the others */
 	if (r || chdir("/"))
 		return 1;
 	/* In the process list this is not `start` any more. */
 	for (char **a = m->argv; *a; a++)
 		word = *a;
-	if (!strcmp(word, "start"))
-		memset((char *)(uintptr_t)word, 0, strlen(word));
+	if (word && !strcmp(word, "start"))
+		memset(word, 0, strlen(word));
 	log_init(STDERR_FILENO, m->debug ? LOG_LEVEL_DBG : m->config.log_level, m->args->id);
 	ttrpc = env && *env ? xstrdup(env) : xasprintf("%s.ttrpc", m->args->address);
 	return manager_serve(m, ttrpc);
@@ -247,14 +249,15 @@ int manager_start(const struct args *args, char **argv)
 
 int manager_info(void)
 {
+	static char name[] = MANAGER_RUNTIME_NAME, number[] = MANAGER_VERSION;
 	Ctrd__RuntimeInfo info = CTRD__RUNTIME_INFO__INIT;
 	Ctrd__RuntimeVersion version = CTRD__RUNTIME_VERSION__INIT;
 	cleanup_free uint8_t *data = NULL;
 	size_t len;
 	int r;
 
-	info.name = (char *)(uintptr_t)MANAGER_RUNTIME_NAME;
-	version.version = (char *)(uintptr_t)MANAGER_VERSION;
+	info.name = name;
+	version.version = number;
 	info.version = &version;
 	len = ctrd__runtime_info__get_packed_size(&info);
 	data = xmalloc(len);

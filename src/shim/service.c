@@ -295,8 +295,8 @@ static void service_checkpoint(struct rpc_call *call, const ProtobufCMessage *m,
 
 #define SERVICE(method, in_type, out_type, handler) \
 	{ \
-		.name = method, .in = &ctrd__##in_type##__descriptor, \
-		.out = &ctrd__##out_type##__descriptor, .fn = handler \
+		.name = (method), .in = &ctrd__##in_type##__descriptor, \
+		.out = &ctrd__##out_type##__descriptor, .fn = (handler) \
 	}
 
 static const struct rpc_method service_methods[] = {

@@ -21,14 +21,16 @@ struct stats_field {
 	size_t offset;
 };
 
+/* NOLINTBEGIN(bugprone-macro-parentheses): a member cannot be in parentheses */
 #define STATS_KEY(f, part, name) \
 	{ \
-		f, #name, offsetof(struct stats, part.name) \
+		(f), #name, offsetof(struct stats, part.name) \
 	}
 #define STATS_VALUE(f, part, name) \
 	{ \
-		f, NULL, offsetof(struct stats, part.name) \
+		(f), NULL, offsetof(struct stats, part.name) \
 	}
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 static const struct stats_field stats_fields[] = {
 	STATS_VALUE("pids.current", pids, current),
@@ -81,11 +83,11 @@ static const struct stats_field stats_fields[] = {
 
 static uint64_t stats_number(const char *text)
 {
-	uint64_t n;
-
 	if (!strncmp(text, "max", 3))
 		return UINT64_MAX;
-	return sscanf(text, "%" SCNu64, &n) == 1 ? n : 0;
+	if (*text < '0' || *text > '9')
+		return 0;
+	return strtoull(text, NULL, 10);
 }
 
 /* The text behind "key " at the beginning of a line; NULL = no such line. */
@@ -147,6 +149,7 @@ static void stats_done(void *ctx, const ProtobufCMessage *response, enum rpc_cod
 	struct rpc_call *call = ctx;
 	Ctrd__StatsResponse out = CTRD__STATS_RESPONSE__INIT;
 	Ctrd__Any any = CTRD__ANY__INIT;
+	static char type[] = STATS_TYPE;
 	struct stats s;
 	uint8_t data[sizeof(s) * 2];
 
@@ -159,7 +162,7 @@ static void stats_done(void *ctx, const ProtobufCMessage *response, enum rpc_cod
 		rpc_fail(call, RPC_INTERNAL, "statistics are too large");
 		return;
 	}
-	any.type_url = (char *)(uintptr_t)STATS_TYPE;
+	any.type_url = type;
 	any.value.len = ctrd__metrics__pack(&s.metrics, data);
 	any.value.data = data;
 	out.stats = &any;
