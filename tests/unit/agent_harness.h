@@ -35,8 +35,9 @@ struct harness_stream {
 
 struct harness {
 	struct loop *loop;
-	char base[64]; /* temporary folder */
-	char root[96]; /* the share "root": a busybox tree */
+	char base[64];	/* temporary folder */
+	char root[96];	/* a busybox tree, the root of containers */
+	char share[16]; /* its name */
 	char fs[80];
 	struct rpc_client *client;
 	void *backend;
@@ -94,6 +95,8 @@ struct harness_stream *harness_input(struct harness *h, const void *data, size_t
 void harness_drain(struct harness *h, struct harness_stream *s);
 /* The stream's bytes so far, NUL-terminated, new. */
 char *harness_text(struct harness_stream *s);
+/* Ends all streams of the test so far, for tests with many containers. */
+void harness_end_streams(struct harness *h);
 void harness_run_until(struct harness *h, struct harness_stream *s, const char *text);
 
 /* A request with args {"/bin/sh", "-c", script}; the caller fills in more. Static storage, reset here. */
@@ -116,4 +119,9 @@ char *harness_script(struct harness *h, const char *script);
 /* A new share, a folder or an empty file; its path. */
 const char *harness_volume(struct harness *h, const char *name, bool is_dir);
 void harness_make_tree(struct harness *h);
+/*
+ * A fresh copy of the tree becomes the root of containers: a guest may remember names of the old one,
+ * so a test that changes the image behind its back takes a new one each time.
+ */
+void harness_new_root(struct harness *h);
 void harness_write_file(const struct harness *h, const char *path, const char *text);

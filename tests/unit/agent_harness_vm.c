@@ -150,6 +150,8 @@ void harness_backend_stop(struct harness *h)
 	static const char *const ids[] = {"c1", "c2"};
 	struct harness_answer a;
 
-	for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
 		harness_ref(h, &a, "Delete", ids[i], "");
+		harness_answer_done(&a);
+	}
 }

@@ -639,6 +639,37 @@ static void test_ids_in_use_and_unknown(void **state)
 	/* The teardown ends what still runs. */
 }
 
+/* Any node can be made, only the default ones and those of the request can be opened. */
+static void test_device_filter(void **state)
+{
+	struct harness *h = harness_of(state);
+	AGENT_PB(Device) dev = HARPOON__AGENT__V1__DEVICE__INIT, *devices[] = {&dev};
+	struct harness_request r;
+	struct harness_result res;
+	const char *script =
+		"mknod /dev/k c 1 11 && mknod /dev/z c 1 5 && head -c 3 /dev/z | wc -c; "
+		"(: </dev/k) 2>/dev/null && echo open || echo closed";
+
+	harness_request_init(&r, script);
+	harness_run(h, &r, &res);
+	assert_string_equal(res.create.msg, "");
+	assert_string_equal(res.out, "3\nclosed\n");
+	harness_result_done(&res);
+	harness_request_init(&r, "(: </dev/sub/msg) && echo open || echo closed; "
+				 "stat -c '%a %u %t:%T' /dev/sub/msg");
+	dev.path = "/dev/sub/msg";
+	dev.mode = S_IFCHR | 0640;
+	dev.uid = 7;
+	dev.major = 1;
+	dev.minor = 11;
+	r.create.devices = devices;
+	r.create.n_devices = 1;
+	harness_run(h, &r, &res);
+	assert_string_equal(res.create.msg, "");
+	assert_string_equal(res.out, "open\n640 7 1:b\n");
+	harness_result_done(&res);
+}
+
 /* A container that waits for its start must not hold another's pipe ends. */
 static void test_waiting_child_holds_no_foreign_pipes(void **state)
 {
@@ -688,6 +719,7 @@ int main(void)
 		AGENT_TEST(test_pids_and_stats),
 		AGENT_TEST(test_cgroup_file_errors_are_clear),
 		AGENT_TEST(test_ids_in_use_and_unknown),
+		AGENT_TEST(test_device_filter),
 		AGENT_TEST(test_waiting_child_holds_no_foreign_pipes),
 	};
 
