@@ -2,10 +2,13 @@
 #include "agent.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
 #include "agent_sys.h"
@@ -78,6 +81,34 @@ int agent_new(struct loop *loop, const struct agent_params *params, struct trans
 int agent_serve(struct agent *a, int fd, struct err *err)
 {
 	return rpc_server_add_conn(a->server, fd, err);
+}
+
+/* Number of a device node, kind 0 when there is none. */
+static struct devfilter_device agent_device(const char *path)
+{
+	struct stat st;
+
+	if (!path || stat(path, &st) || !(S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)))
+		return (struct devfilter_device){0};
+	return (struct devfilter_device){st.st_mode & S_IFMT, major(st.st_rdev), minor(st.st_rdev)};
+}
+
+int agent_prepare(struct agent *a, struct err *err)
+{
+	cleanup_close int fd = -1;
+
+	if (a->is_prepared)
+		return 0;
+	a->channel = agent_device(a->params->channel);
+	if (cgroup_enable_controllers(a->params->cgroup_dir, err))
+		return err->code;
+	fd = open(a->params->cgroup_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return err_set(err, -errno, "open '%s'", a->params->cgroup_dir);
+	if (devfilter_attach(fd, NULL, 0, &a->channel, err))
+		return err->code;
+	a->is_prepared = true;
+	return 0;
 }
 
 /* Synchronous: nothing of the container runs when this returns. */

@@ -324,6 +324,8 @@ static int child_build_exec(const struct plan *plan, int proc_fd, struct console
 
 	if (root_fd < 0)
 		return err_set(err, -errno, "open the container's root");
+	if ((plan->namespaces & CLONE_NEWCGROUP) && sys_setns(plan->join_pidfd, CLONE_NEWCGROUP))
+		return err_set(err, -errno, "join the container's cgroup namespace");
 	if (child_become_ns_root(plan, err))
 		return err->code;
 	if (setsid() < 0)
@@ -367,7 +369,11 @@ void child_run_exec(const struct plan *plan)
 	proc_fd = rootfs_open_proc(plan->params, &err);
 	if (proc_fd < 0)
 		child_fail(plan, &err);
-	if (sys_setns(plan->join_pidfd, plan->namespaces)) {
+	/*
+	 * Not the cgroup namespace yet: from inside it, the kernel refuses to fork into its cgroup a
+	 * process that comes from outside (nsdelegate).
+	 */
+	if (sys_setns(plan->join_pidfd, plan->namespaces & ~(uint32_t)CLONE_NEWCGROUP)) {
 		err_set(&err, -errno, "join the container's namespaces");
 		child_fail(plan, &err);
 	}

@@ -13,6 +13,8 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "agent_sys.h"
 #include "cgroup.h"
@@ -114,17 +116,43 @@ void container_destroy(struct container *c)
 	free(c);
 }
 
+/* The block device behind a mount's source: the child that mounts it is under the filter, too. */
+static bool container_block_device(const char *path, struct devfilter_device *ret)
+{
+	struct stat st;
+
+	if (strncmp(path, "/dev/", 5) != 0 || stat(path, &st) || !S_ISBLK(st.st_mode))
+		return false;
+	*ret = (struct devfilter_device){S_IFBLK, major(st.st_rdev), minor(st.st_rdev)};
+	return true;
+}
+
+/* Without devices of its own the filter of the folder above serves. */
+static int container_filter_devices(const struct container *c,
+				    const AGENT_PB(CreateContainerRequest) * r, struct err *err)
+{
+	cleanup_free struct devfilter_device *v = xcalloc(r->n_devices + r->n_mounts, sizeof(*v));
+	size_t nr = 0;
+
+	for (size_t i = 0; i < r->n_devices; i++) {
+		const AGENT_PB(Device) *d = r->devices[i];
+
+		if (S_ISCHR(d->mode) || S_ISBLK(d->mode))
+			v[nr++] = (struct devfilter_device){d->mode & S_IFMT, d->major, d->minor};
+	}
+	for (size_t i = 0; i < r->n_mounts; i++)
+		nr += container_block_device(r->mounts[i]->source, &v[nr]);
+	return nr ? devfilter_attach(c->cgroup_fd, v, nr, &c->agent->channel, err) : 0;
+}
+
 static int container_build(struct container *c, const AGENT_PB(CreateContainerRequest) * r,
 			   struct err *err)
 {
 	const char *base = c->agent->params->cgroup_dir;
 
-	if (!c->agent->cgroup_is_ready && cgroup_enable_controllers(base, err))
-		return err->code;
-	c->agent->cgroup_is_ready = true;
-	if (cgroup_create(base, c->id, &c->cgroup_fd, err))
-		return err->code;
-	if (cgroup_write_files(c->cgroup_fd, r->cgroup, r->n_cgroup, err))
+	if (cgroup_create(base, c->id, &c->cgroup_fd, err) ||
+	    cgroup_write_files(c->cgroup_fd, r->cgroup, r->n_cgroup, err) ||
+	    container_filter_devices(c, r, err))
 		return err->code;
 	return process_spawn(&c->init, r, r->process, err);
 }

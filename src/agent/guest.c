@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <linux/random.h>
 #include <net/if.h>
 #include <signal.h>
@@ -18,7 +17,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
-#include <sys/vfs.h>
 #include <time.h>
 
 #include "agent_sys.h"
@@ -45,6 +43,7 @@ const struct agent_params guest_params = {
 	.cgroup_dir = GUEST_CGROUP_DIR,
 	.proc_dir = "/proc",
 	.dev_dir = "/dev",
+	.channel = GUEST_PORT,
 	.is_guest_init = true,
 };
 
@@ -179,15 +178,16 @@ int guest_configure(const struct agent_params *params, const AGENT_PB(ConfigureR
 	return 0;
 }
 
-static int guest_mount_shared(struct err *err)
+int guest_mount_shared(const struct agent_params *params, struct err *err)
 {
-	struct statfs fs;
+	static bool is_done;
 
-	if (!statfs(GUEST_FS_DIR, &fs) && fs.f_type == FUSE_SUPER_MAGIC)
+	if (is_done || !params->is_guest_init)
 		return 0;
 	if (sys_mount(GUEST_FS_TAG, GUEST_FS_DIR, "virtiofs", 0, ""))
 		return err_set(err, -errno, "mount the shared folder (virtiofs '%s')",
 			       GUEST_FS_TAG);
+	is_done = true;
 	return 0;
 }
 
@@ -218,32 +218,27 @@ static void guest_reserve(int fd)
 static int guest_make_cgroups(struct err *err)
 {
 	cleanup_close int fd = -1;
-	int r;
 
 	for (size_t i = 0; i < ARRAY_SIZE(guest_late_mounts); i++)
 		guest_mount(&guest_late_mounts[i]);
-	if (cgroup_enable_controllers(GUEST_CGROUP_ROOT, err))
+	if (cgroup_enable_controllers(GUEST_CGROUP_ROOT, err) ||
+	    cgroup_create(GUEST_CGROUP_ROOT, "harpoon", &fd, err))
 		return err->code;
-	r = cgroup_create(GUEST_CGROUP_ROOT, "harpoon", &fd, err);
-	if (r)
-		return r;
 	guest_reserve(fd);
-	return cgroup_enable_controllers(GUEST_CGROUP_DIR, err);
+	return 0;
 }
 
-int guest_prepare_containers(const struct agent_params *params, struct err *err)
+int guest_prepare(const struct agent_params *params, struct err *err)
 {
 	static bool is_done;
 
-	if (!params->is_guest_init)
+	if (is_done || !params->is_guest_init)
 		return 0;
-	if (!is_done) {
-		if (guest_make_cgroups(err))
-			return err->code;
-		guest_raise_loopback();
-		is_done = true;
-	}
-	return guest_mount_shared(err);
+	if (guest_make_cgroups(err))
+		return err->code;
+	guest_raise_loopback();
+	is_done = true;
+	return 0;
 }
 
 void guest_shutdown(void)

@@ -19,8 +19,13 @@ int guest_open_channel(struct err *err);
 /* Clock, entropy, hostname. Does nothing of that when the agent is not a guest's init. */
 int guest_configure(const struct agent_params *params, const AGENT_PB(ConfigureRequest) * r,
 		    struct err *err);
-/* Shared folder and cgroups. Idempotent; called ahead of the first container and by CreateContainer. */
-int guest_prepare_containers(const struct agent_params *params, struct err *err);
+/* Cgroups, terminals, loopback: after the greeting, and by CreateContainer at the latest. Idempotent. */
+int guest_prepare(const struct agent_params *params, struct err *err);
+/*
+ * The exported trees. Not before the host's first call: a virtual machine saved after the greeting must
+ * not have talked to a file server that its clones will not have. Idempotent.
+ */
+int guest_mount_shared(const struct agent_params *params, struct err *err);
 /* Writes everything back and restarts, which ends the virtual machine. Does not return. */
 void guest_shutdown(void);
 /* Nanoseconds since the kernel started. */

@@ -34,9 +34,10 @@ static void init_on_broken(void *ctx)
 /* Work that the first container needs, done while the host prepares its first call. */
 static void init_prepare(void *ctx)
 {
+	struct init *in = ctx;
 	struct err err = {0};
 
-	if (guest_prepare_containers(&guest_params, &err))
+	if (guest_prepare(&guest_params, &err) || agent_prepare(in->agent, &err))
 		log_warn("init", "%s", err.msg);
 }
 

@@ -18,7 +18,9 @@ struct agent_params {
 	const char *cgroup_dir; /* a cgroup v2 folder that is the agent's */
 	const char *proc_dir;	/* a procfs */
 	const char *dev_dir;	/* the guest's devices */
-	bool is_guest_init;	/* PID 1 of a guest: may power off, set clock and hostname */
+	const char *
+		channel; /* device node of the way to the host, which no container may open; or NULL */
+	bool is_guest_init; /* PID 1 of a guest: may power off, set clock and hostname */
 };
 
 /* One range of a user namespace's id map. */

@@ -39,10 +39,14 @@ static void service_configure(struct rpc_call *call, const ProtobufCMessage *req
 	struct agent *a = ctx;
 	struct err err = {0};
 
-	if (request_check_configure(r, &err) || guest_configure(a->params, r, &err))
+	if (request_check_configure(r, &err) || guest_configure(a->params, r, &err)) {
 		rpc_fail_err(call, &err);
-	else
-		rpc_reply_empty(call);
+		return;
+	}
+	rpc_reply_empty(call);
+	/* Ahead of its use, while the answer travels; CreateContainer says so if it cannot. */
+	if (guest_mount_shared(a->params, &err))
+		log_warn("service", "%s", err.msg);
 }
 
 static void service_create(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
@@ -51,7 +55,8 @@ static void service_create(struct rpc_call *call, const ProtobufCMessage *reques
 	struct agent *a = ctx;
 	struct err err = {0};
 
-	if (request_check_create(r, &err) || guest_prepare_containers(a->params, &err) ||
+	if (request_check_create(r, &err) || guest_prepare(a->params, &err) ||
+	    agent_prepare(a, &err) || guest_mount_shared(a->params, &err) ||
 	    container_create(a, r, call, &err))
 		rpc_fail_err(call, &err);
 }

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 #include "agent.h"
+#include "devfilter.h"
 #include "err.h"
 #include "list.h"
 #include "loop.h"
@@ -89,7 +90,8 @@ struct agent {
 	size_t nr_containers;
 	int signal_fd;
 	struct loop_watch *signal_watch;
-	bool cgroup_is_ready;
+	bool is_prepared;
+	struct devfilter_device channel; /* kind 0 = none */
 };
 
 /* ---- process.c: one process from fork to exit ---- */

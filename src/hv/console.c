@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -35,6 +34,7 @@ struct console {
 	char panic[TEXT_LINE_MAX];
 	char last[TEXT_LINE_MAX];
 	bool saw_restart;
+	uint64_t first_ns;
 };
 
 static int console_open_file(struct console *c)
@@ -88,6 +88,8 @@ static bool console_read_some(struct console *c)
 		}
 		return false;
 	}
+	if (!c->first_ns)
+		c->first_ns = util_now_ns();
 	text_lines_feed(&c->lines, in, (size_t)n, console_line, c);
 	text_escape(in, (size_t)n, true, out, sizeof(out), &used);
 	console_write(c, out, used);
@@ -163,4 +165,9 @@ bool console_saw_panic(const struct console *c)
 bool console_saw_restart(const struct console *c)
 {
 	return c->saw_restart;
+}
+
+uint64_t console_first_ns(const struct console *c)
+{
+	return c->first_ns;
 }

@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "err.h"
 #include "loop.h"
@@ -26,3 +27,5 @@ const char *console_last_words(const struct console *c);
 bool console_saw_panic(const struct console *c);
 /* The kernel said that it restarts because it was told to. */
 bool console_saw_restart(const struct console *c);
+/* CLOCK_MONOTONIC of the first byte that was read, 0 = none yet. */
+uint64_t console_first_ns(const struct console *c);

@@ -73,7 +73,7 @@ int fs_server_export(struct fs_server *s, const char *name, int dirfd, uint32_t 
 		     struct err *err)
 {
 	struct fs_control_request req = {.op = FS_CONTROL_EXPORT, .flags = flags};
-	struct fs_control_answer answer;
+	struct fs_control_answer answer = {0};
 	int r;
 
 	snprintf(req.name, sizeof(req.name), "%s", name);

@@ -40,6 +40,8 @@ struct hv_exit {
 struct hv_ready {
 	uint64_t host_start_ns; /* hv_vm_start called */
 	uint64_t host_spawn_ns; /* VMM process exec'd */
+	uint64_t
+		host_kernel_ns; /* first byte on the guest's console: its kernel runs; 0 = silent */
 	uint64_t host_ready_ns; /* greeting received */
 	uint64_t guest_init_ns; /* harpoon-init's first instruction */
 	uint64_t guest_ready_ns;

@@ -1,4 +1,4 @@
-/* Which QEMU is there; see probe.h. */
+/* Which version of a program is there, and what a QEMU can do; see probe.h. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -40,9 +40,9 @@ static int probe_read_output(int fd, char *out, size_t room)
 	return 0;
 }
 
-static int probe_ask_version(const char *binary, char *out, size_t room, struct err *err)
+int probe_ask_version(const char *binary, char *out, size_t room, struct err *err)
 {
-	char name[] = "qemu", option[] = "--version";
+	char name[] = "version", option[] = "--version";
 	char *argv[] = {name, option, NULL};
 	cleanup_close int read_end = -1;
 	cleanup_close int write_end = -1;
@@ -92,5 +92,6 @@ void probe_qemu(const char *binary, struct probe_qemu *ret)
 		return;
 	}
 	ret->found = true;
+	ret->usable = qemu_version_runs(ret->major, ret->minor);
 	qemu_version_describe(ret->major, ret->minor, ret->text, sizeof(ret->text));
 }

@@ -50,12 +50,15 @@ static void qemu_args_machine(struct qemu_argv *v, const struct qemu_args *a)
 
 	/*
 	 * pit and pic: without KVM's paravirtual clock the guest has no other timer early on and hangs.
+	 * rtc: its kernel waits a second for the clock chip to answer when there is none.
 	 * acpi=off: the kernel has none; processors come in an MP table then. mem-merge: would let one
 	 * VM time what another holds.
 	 */
 	qemu_arg(v, "-machine",
-		 xstrdup("microvm,pit=on,pic=on,rtc=off,acpi=off,x-option-roms=off,isa-serial=on,"
+		 xstrdup("microvm,pit=on,pic=on,rtc=on,acpi=off,x-option-roms=off,isa-serial=on,"
 			 "dump-guest-core=off,mem-merge=off,memory-backend=ram"));
+	/* Otherwise virtio-mmio offers the pre-1.0 interface only, which no device of ours speaks. */
+	qemu_arg(v, "-global", xstrdup("virtio-mmio.force-legacy=off"));
 	qemu_arg(v, "-accel", xstrdup("tcg"));
 	/*
 	 * The oldest model that programs built for x86-64-v2 run on: each further feature (AVX) makes
@@ -80,7 +83,9 @@ static void qemu_args_devices(struct qemu_argv *v)
 	qemu_arg(v, "-device", xstrdup("virtio-serial-device,max_ports=2"));
 	qemu_arg(v, "-device", xstrdup("virtserialport,chardev=agent,nr=1,name=" QEMU_AGENT_PORT));
 	qemu_arg(v, "-chardev", xasprintf("socket,id=fs,fd=%d", QEMU_FD_FS));
-	qemu_arg(v, "-device", xstrdup("vhost-user-fs-device,chardev=fs,tag=" QEMU_FS_TAG));
+	/* The queue's size bounds one request: with 1024 entries the guest reads and writes 1 MiB at once. */
+	qemu_arg(v, "-device",
+		 xstrdup("vhost-user-fs-device,chardev=fs,queue-size=1024,tag=" QEMU_FS_TAG));
 }
 
 char **qemu_args_build(const struct qemu_args *a)
@@ -115,14 +120,30 @@ void qemu_args_free(char **argv)
 	free(argv);
 }
 
+/* Up to four digits; -1 = none. */
+static int qemu_version_number(const char **p)
+{
+	const char *start = *p;
+	int n = 0;
+
+	for (; **p >= '0' && **p <= '9' && *p - start < 4; (*p)++)
+		n = n * 10 + (**p - '0');
+	return *p == start ? -1 : n;
+}
+
 int qemu_version_parse(const char *text, int *ret_major, int *ret_minor)
 {
 	static const char prefix[] = "QEMU emulator version ";
+	const char *p = text + sizeof(prefix) - 1;
 	int major, minor;
 
-	if (strncmp(text, prefix, sizeof(prefix) - 1) != 0 ||
-	    sscanf(text + sizeof(prefix) - 1, "%4d.%4d", &major, &minor) != 2 || major < 0 ||
-	    minor < 0)
+	if (strncmp(text, prefix, sizeof(prefix) - 1) != 0)
+		return -EINVAL;
+	major = qemu_version_number(&p);
+	if (major < 0 || *p++ != '.')
+		return -EINVAL;
+	minor = qemu_version_number(&p);
+	if (minor < 0)
 		return -EINVAL;
 	*ret_major = major;
 	*ret_minor = minor;

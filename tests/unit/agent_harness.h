@@ -1,6 +1,9 @@
 /*
- * Runs the agent without a virtual machine: its real code sets up containers in fresh namespaces of this
- * host, and a small shim (mux and rpc client in the same loop) drives it. Needs root and cgroup v2.
+ * Drives the agent as the shim does: ttrpc and streams. Where the agent runs is the back-end's affair:
+ *
+ *   agent_harness_local.c  in this process: its real code sets up containers in fresh namespaces of this
+ *                          host. Needs root and cgroup v2.
+ *   agent_harness_vm.c     in a virtual machine, which all tests of a program share.
  */
 #pragma once
 
@@ -12,9 +15,9 @@
 
 #include <cmocka.h>
 
-#include "agent.h"
 #include "agent_pb.h"
 #include "buf.h"
+#include "loop.h"
 #include "mux.h"
 #include "rpc.h"
 
@@ -32,18 +35,14 @@ struct harness_stream {
 
 struct harness {
 	struct loop *loop;
-	char base[64]; /* temporary folder */
-	char root[96]; /* the share "root": a busybox tree */
+	char base[64];	/* temporary folder */
+	char root[96];	/* a busybox tree, the root of containers */
+	char share[16]; /* its name */
 	char fs[80];
-	char cgroup[256];
-	struct agent_params params;
-	struct transport *transport;
-	struct agent *agent;
-	struct mux *mux;
 	struct rpc_client *client;
+	void *backend;
 	struct harness_stream streams[16];
 	size_t nr_streams;
-	size_t nr_fds; /* open before set-up */
 };
 
 struct harness_answer {
@@ -60,6 +59,20 @@ struct harness_result {
 	uint32_t status;
 	char *out, *err; /* owned */
 };
+
+/* ---- back-end ---- */
+
+/* Fills in loop, base and backend; false when this host cannot, with the reason. */
+bool harness_backend_start(struct harness *h, const char **ret_why);
+/* Calls the agent; the back-end's, also to free. */
+struct rpc_client *harness_backend_client(struct harness *h);
+void harness_backend_attach(struct harness *h, uint32_t id, int rfd, int wfd);
+/* The folder or file base/fs/NAME becomes a share. */
+void harness_backend_share(struct harness *h, const char *name);
+/* Everything of the test is gone; frees what start made. */
+void harness_backend_stop(struct harness *h);
+
+/* ---- fixtures ---- */
 
 /* cmocka fixtures; *state is the harness, NULL when this host cannot (call harness_of() first). */
 int harness_setup(void **state);
@@ -82,6 +95,8 @@ struct harness_stream *harness_input(struct harness *h, const void *data, size_t
 void harness_drain(struct harness *h, struct harness_stream *s);
 /* The stream's bytes so far, NUL-terminated, new. */
 char *harness_text(struct harness_stream *s);
+/* Ends all streams of the test so far, for tests with many containers. */
+void harness_end_streams(struct harness *h);
 void harness_run_until(struct harness *h, struct harness_stream *s, const char *text);
 
 /* A request with args {"/bin/sh", "-c", script}; the caller fills in more. Static storage, reset here. */
@@ -101,4 +116,12 @@ void harness_result_done(struct harness_result *r);
 /* Runs `script` in a default container and expects success; its stdout, new. */
 char *harness_script(struct harness *h, const char *script);
 
+/* A new share, a folder or an empty file; its path. */
+const char *harness_volume(struct harness *h, const char *name, bool is_dir);
+void harness_make_tree(struct harness *h);
+/*
+ * A fresh copy of the tree becomes the root of containers: a guest may remember names of the old one,
+ * so a test that changes the image behind its back takes a new one each time.
+ */
+void harness_new_root(struct harness *h);
 void harness_write_file(const struct harness *h, const char *path, const char *text);

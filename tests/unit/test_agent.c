@@ -1,4 +1,4 @@
-/* The agent from CreateContainer to Delete, in namespaces of this host. */
+/* The agent from CreateContainer to Delete, on this host or in a virtual machine (agent_harness.h). */
 #include "agent_harness.h"
 
 #include <errno.h>
@@ -195,14 +195,11 @@ static void test_masked_readonly_and_sysctl(void **state)
 static void test_readonly_root_and_volumes(void **state)
 {
 	struct harness *h = harness_of(state);
-	char path[200];
 	struct harness_request r;
 	struct harness_result res;
 
-	snprintf(path, sizeof(path), "%s/vol", h->fs);
-	assert_int_equal(mkdir(path, 0755), 0);
-	snprintf(path, sizeof(path), "%s/one-file", h->fs);
-	close(open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+	harness_volume(h, "vol", true);
+	harness_volume(h, "one-file", false);
 	harness_request_init(&r, "touch /x 2>/dev/null || echo ro; touch /data/deep/y && echo rw; "
 				 "touch /data-ro/z 2>/dev/null || echo ro; echo new >/etc/conf; "
 				 "cat /etc/conf; touch /t/x && echo tmpfs");
@@ -642,6 +639,37 @@ static void test_ids_in_use_and_unknown(void **state)
 	/* The teardown ends what still runs. */
 }
 
+/* Any node can be made, only the default ones and those of the request can be opened. */
+static void test_device_filter(void **state)
+{
+	struct harness *h = harness_of(state);
+	AGENT_PB(Device) dev = HARPOON__AGENT__V1__DEVICE__INIT, *devices[] = {&dev};
+	struct harness_request r;
+	struct harness_result res;
+	const char *script =
+		"mknod /dev/k c 1 11 && mknod /dev/z c 1 5 && head -c 3 /dev/z | wc -c; "
+		"(: </dev/k) 2>/dev/null && echo open || echo closed";
+
+	harness_request_init(&r, script);
+	harness_run(h, &r, &res);
+	assert_string_equal(res.create.msg, "");
+	assert_string_equal(res.out, "3\nclosed\n");
+	harness_result_done(&res);
+	harness_request_init(&r, "(: </dev/sub/msg) && echo open || echo closed; "
+				 "stat -c '%a %u %t:%T' /dev/sub/msg");
+	dev.path = "/dev/sub/msg";
+	dev.mode = S_IFCHR | 0640;
+	dev.uid = 7;
+	dev.major = 1;
+	dev.minor = 11;
+	r.create.devices = devices;
+	r.create.n_devices = 1;
+	harness_run(h, &r, &res);
+	assert_string_equal(res.create.msg, "");
+	assert_string_equal(res.out, "open\n640 7 1:b\n");
+	harness_result_done(&res);
+}
+
 /* A container that waits for its start must not hold another's pipe ends. */
 static void test_waiting_child_holds_no_foreign_pipes(void **state)
 {
@@ -691,6 +719,7 @@ int main(void)
 		AGENT_TEST(test_pids_and_stats),
 		AGENT_TEST(test_cgroup_file_errors_are_clear),
 		AGENT_TEST(test_ids_in_use_and_unknown),
+		AGENT_TEST(test_device_filter),
 		AGENT_TEST(test_waiting_child_holds_no_foreign_pipes),
 	};
 
