@@ -290,8 +290,48 @@ class Containerd:
 
 
 def vm_info(bundle):
-    """The shim's note about a container's VM (backend and why, boot phases); {} when there is none."""
+    """The shim's note about a container's VM (backend and why, boot phases); {} when there is none yet."""
     try:
         return json.loads((pathlib.Path(bundle) / "harpoon" / "vm.json").read_text())
     except (OSError, ValueError):
         return {}
+
+
+def pss_kib(pid):
+    """Proportional set size of a process: what it alone uses, plus its part of what it shares."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def shim_pids(name):
+    """The shims that serve container `name`, the daemon itself first."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            args = pathlib.Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"containerd-shim-" in args[0] and name.encode() in args:
+            found.append(int(entry))
+    return sorted(found)
+
+
+def vm_processes(daemon, name):
+    """program -> pids of what runs on the host for one container: its VM's processes, as the shim notes them
+    for `delete` (role, pid, start time), and the shim."""
+    found = {}
+    try:
+        lines = (daemon.bundle(name) / "harpoon" / "processes").read_text().splitlines()
+    except OSError:
+        lines = []
+    pids = [int(line.split()[1]) for line in lines] + shim_pids(name)
+    for pid in pids:
+        try:
+            program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+        except OSError:
+            continue
+        found.setdefault(program, []).append(pid)
+    return found

@@ -9,7 +9,7 @@ HOST_BUILD = BUILD / "host"
 ASAN_BUILD = BUILD / "asan"
 GUEST_BUILD = BUILD / "guest"
 KERNEL = GUEST_BUILD / "vmlinux"
-INITRD = GUEST_BUILD / "initrd.cpio"
+INITRD = GUEST_BUILD / "initrd"
 QEMU = "/usr/bin/qemu-system-x86_64"
 RUNTIME = "io.containerd.harpoon.v1"
 

@@ -122,7 +122,8 @@ int io_replace_file(int dirfd, const char *path, const void *data, size_t len)
 int io_send_fds(int sock, const void *data, size_t len, const int *fds, size_t nr_fds)
 {
 	char control[CMSG_SPACE(sizeof(int) * IO_FDS_MAX)] = {0};
-	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
+	/* sendmsg does not write there; struct iovec has no const */
+	struct iovec iov = {.iov_base = (void *)data, .iov_len = len};
 	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 	ssize_t n;
 

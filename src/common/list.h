@@ -38,6 +38,7 @@ static inline void list_remove(struct list *item)
 #define list_entry(ptr, type, member) container_of(ptr, type, member)
 
 /* Safe against removal of the current element only. */
+/* NOLINTBEGIN(bugprone-macro-parentheses): pos is a variable's name */
 #define list_for_each(pos, head, member) \
 	for (__typeof__(pos) pos##_next, \
 	     pos##_first = list_entry((head)->next, __typeof__(*pos), member); \
@@ -46,3 +47,4 @@ static inline void list_remove(struct list *item)
 		     &pos->member != (head) && \
 		     (pos##_next = list_entry(pos->member.next, __typeof__(*pos), member), 1); \
 		     pos = pos##_next)
+/* NOLINTEND(bugprone-macro-parentheses) */

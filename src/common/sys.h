@@ -6,6 +6,8 @@
 
 #include <linux/mount.h>
 #include <linux/openat2.h>
+#include <linux/sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -55,4 +57,13 @@ static inline int sys_mount_setattr(int dirfd, const char *path, unsigned int fl
 static inline int sys_pivot_root(const char *new_root, const char *put_old)
 {
 	return (int)syscall(SYS_pivot_root, new_root, put_old);
+}
+
+/*
+ * fork() into new namespaces (CLONE_NEW* flags) with a pidfd of the child (O_CLOEXEC). The C library
+ * does not know of it: the child may use plain system calls and exec, not threads.
+ */
+static inline pid_t sys_clone_pidfd(uint64_t flags, int *ret_pidfd)
+{
+	return (pid_t)syscall(SYS_clone, flags | CLONE_PIDFD | SIGCHLD, NULL, ret_pidfd, NULL, 0);
 }

@@ -40,6 +40,8 @@ struct hv_exit {
 struct hv_ready {
 	uint64_t host_start_ns; /* hv_vm_start called */
 	uint64_t host_spawn_ns; /* VMM process exec'd */
+	uint64_t
+		host_kernel_ns; /* first byte on the guest's console: its kernel runs; 0 = silent */
 	uint64_t host_ready_ns; /* greeting received */
 	uint64_t guest_init_ns; /* harpoon-init's first instruction */
 	uint64_t guest_ready_ns;
@@ -76,14 +78,23 @@ int hv_vm_new(struct loop *loop, const struct hv_params *params, const struct hv
 	      void *ctx, struct hv_vm **ret, struct err *err);
 void hv_vm_free(struct hv_vm *vm);
 
-/* Exports the tree (or single file) behind dirfd (O_PATH or a detached mount; owned from here on) under
- * `name`. Any time, also while the guest runs. */
-int hv_vm_share(struct hv_vm *vm, const char *name, int dirfd, bool read_only, struct err *err);
+/* The guest may change nothing below this export, whatever the mount says. */
+#define HV_SHARE_READ_ONLY 0x1u
+/* Nobody but this VM changes the tree while it is exported: the guest may cache for long. */
+#define HV_SHARE_EXCLUSIVE 0x2u
+/* The guest may create device nodes in it (nobody on the host opens them). */
+#define HV_SHARE_DEVICES 0x4u
+
+/* Exports the tree (or single file) behind dirfd (O_PATH or a detached mount; owned from here on, also
+ * on failure) under `name`. flags: HV_SHARE_*. Any time, also while the guest runs. Before the start it
+ * is noted and a failure shows in hv_vm_start(); afterwards it takes effect before this returns. */
+int hv_vm_share(struct hv_vm *vm, const char *name, int dirfd, uint32_t flags, struct err *err);
 
 int hv_vm_start(struct hv_vm *vm, struct err *err);
 int hv_vm_attach_stream(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream_done_fn done,
 			void *ctx, struct hv_stream **ret, struct err *err);
 void hv_stream_detach(struct hv_stream *s);
+/* Stops and continues every vCPU. 0 = under way; a VMM that does not obey ends the VM. */
 int hv_vm_pause(struct hv_vm *vm, struct err *err);
 int hv_vm_resume(struct hv_vm *vm, struct err *err);
 /* SIGKILL now; on_exit follows. */
@@ -92,6 +103,15 @@ void hv_vm_kill(struct hv_vm *vm);
 pid_t hv_vm_pid(const struct hv_vm *vm);
 int hv_vm_footprint(const struct hv_vm *vm, struct hv_footprint *ret, struct err *err);
 const char *hv_vm_backend(const struct hv_vm *vm);
+
+/* Which backend a configuration leads to on this host, and one sentence why. Never AUTO. */
+struct hv_choice {
+	enum config_backend backend;
+	char why[256];
+};
+/* -ENOENT with what to do when the backend asked for is not there. Cheap where harpoon-vmm is not
+ * installed; otherwise the KVM probe runs (a few ms). */
+int hv_choose_backend(const struct config *config, struct hv_choice *ret, struct err *err);
 
 /* From disk, without any object: ends the processes listed in <state_dir>/processes (checked by pid
  * and start time) and waits until they are gone. Idempotent; no file = nothing to do. */

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "err.h"
@@ -25,8 +26,12 @@ void probe_kvm(struct probe_kvm *ret);
 
 struct probe_qemu {
 	bool found;
+	bool usable; /* found, and new enough to run containers */
 	int major, minor;
-	char text[200];
+	char text[200]; /* one sentence: which, what it lacks */
 };
 /* Asks `binary --version`. */
 void probe_qemu(const char *binary, struct probe_qemu *ret);
+
+/* What `binary --version` prints, first `room` - 1 bytes, NUL-terminated. */
+int probe_ask_version(const char *binary, char *out, size_t room, struct err *err);

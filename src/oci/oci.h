@@ -61,24 +61,21 @@ struct oci_process {
 	struct oci_strv
 		env; /* each NAME=value; a name given twice is here once, with its last value */
 	char *cwd;
-	bool terminal;
-	uint32_t console_width, console_height;
-	uint32_t uid, gid;
 	uint32_t *additional_gids;
 	size_t nr_additional_gids;
-	bool has_umask;
-	uint32_t umask;
-	bool has_caps;	      /* false: the field is absent = no capabilities, as runc */
-	struct oci_caps caps; /* ambient is already cut to permitted & inheritable */
 	struct oci_rlimit *rlimits;
 	size_t nr_rlimits;
-	bool no_new_privileges;
-	bool has_oom_score_adj;
-	int32_t oom_score_adj;
-	bool has_scheduler;
+	struct oci_caps caps; /* ambient is already cut to permitted & inheritable */
 	struct oci_scheduler scheduler;
-	bool has_io_priority;
 	struct oci_io_priority io_priority;
+	uint32_t console_width, console_height;
+	uint32_t uid, gid;
+	uint32_t umask;
+	int32_t oom_score_adj;
+	bool terminal;
+	bool no_new_privileges;
+	bool has_umask, has_oom_score_adj, has_scheduler, has_io_priority;
+	bool has_caps; /* false: the field is absent = no capabilities, as runc */
 };
 
 struct oci_mount {

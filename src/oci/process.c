@@ -205,16 +205,15 @@ static bool oci_var_is_same(const struct oci_var *x, const struct oci_var *y)
 }
 
 /* Frees all but the last of the variables of one name and closes the gaps. */
-static void oci_env_unique(struct oci_strv *env, struct oci_var *vars)
+static void oci_env_drop(struct oci_strv *env, const struct oci_var *sorted)
 {
 	size_t nr = 0;
 
-	qsort(vars, env->nr, sizeof(*vars), oci_var_compare);
 	for (size_t i = 0; i + 1 < env->nr; i++) {
-		if (!oci_var_is_same(&vars[i], &vars[i + 1]))
+		if (!oci_var_is_same(&sorted[i], &sorted[i + 1]))
 			continue;
-		free(env->v[vars[i].i]);
-		env->v[vars[i].i] = NULL;
+		free(env->v[sorted[i].i]);
+		env->v[sorted[i].i] = NULL;
 	}
 	for (size_t i = 0; i < env->nr; i++)
 		if (env->v[i])
@@ -223,26 +222,33 @@ static void oci_env_unique(struct oci_strv *env, struct oci_var *vars)
 	env->nr = nr;
 }
 
-static int oci_env_check(struct json_ctx *ctx, struct oci_strv *env)
+static int oci_env_unique(struct json_ctx *ctx, struct oci_strv *env)
 {
-	cleanup_free struct oci_var *vars = NULL;
+	cleanup_free struct oci_var *vars = calloc(env->nr + 1, sizeof(*vars));
 
-	if (!env->nr)
-		return 0;
-	vars = calloc(env->nr, sizeof(*vars));
 	if (!vars)
 		return json_fail(ctx, -ENOMEM, "out of memory");
-	for (size_t i = 0; i < env->nr; i++) {
-		size_t len = strcspn(env->v[i], "="), old;
+	for (size_t i = 0; i < env->nr; i++)
+		vars[i] = (struct oci_var){
+			.s = env->v[i],
+			.name_len = strcspn(env->v[i], "="),
+			.i = i,
+		};
+	qsort(vars, env->nr, sizeof(*vars), oci_var_compare);
+	oci_env_drop(env, vars);
+	return 0;
+}
 
-		old = json_enter_index(ctx, i);
+static int oci_env_check(struct json_ctx *ctx, const struct oci_strv *env)
+{
+	for (size_t i = 0; i < env->nr; i++) {
+		size_t len = strcspn(env->v[i], "="), old = json_enter_index(ctx, i);
+
 		if (!len || !env->v[i][len])
 			return json_fail(ctx, -EINVAL, "not of the form NAME=value: '%.64s'",
 					 env->v[i]);
 		json_leave(ctx, old);
-		vars[i] = (struct oci_var){.s = env->v[i], .name_len = len, .i = i};
 	}
-	oci_env_unique(env, vars);
 	return 0;
 }
 
@@ -267,6 +273,8 @@ int oci_process_check(struct json_ctx *ctx, void *process)
 	size_t old = json_enter(ctx, "env");
 	int r = oci_env_check(ctx, &p->env);
 
+	if (r >= 0 && p->env.nr)
+		r = oci_env_unique(ctx, &p->env);
 	if (r < 0)
 		return r;
 	json_leave(ctx, old);

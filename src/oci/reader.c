@@ -120,7 +120,7 @@ static int json_read_i64(struct json_ctx *ctx, struct json_object *v, int64_t mi
 static int json_kind_u32(struct json_ctx *ctx, const struct json_field *f, struct json_object *v,
 			 void *obj)
 {
-	uint64_t n;
+	uint64_t n = 0;
 	int r = json_read_u64(ctx, v, (uint64_t)f->min, f->max ? f->max : UINT32_MAX, &n);
 
 	if (r < 0)
@@ -132,7 +132,7 @@ static int json_kind_u32(struct json_ctx *ctx, const struct json_field *f, struc
 static int json_kind_i32(struct json_ctx *ctx, const struct json_field *f, struct json_object *v,
 			 void *obj)
 {
-	int64_t min = f->min ? f->min : INT32_MIN, n;
+	int64_t min = f->min ? f->min : INT32_MIN, n = 0;
 	int r = json_read_i64(ctx, v, min, f->max ? (int64_t)f->max : INT32_MAX, &n);
 
 	if (r < 0)
@@ -175,7 +175,7 @@ int json_find_word(struct json_ctx *ctx, struct json_object *v, const struct jso
 static int json_kind_word(struct json_ctx *ctx, const struct json_field *f, struct json_object *v,
 			  void *obj)
 {
-	uint64_t n;
+	uint64_t n = 0;
 	int r = json_find_word(ctx, v, f->words, &n);
 
 	if (r < 0)
@@ -236,7 +236,9 @@ static int json_fill_string(struct json_ctx *ctx, struct json_object *v, void *a
 	if (r < 0)
 		return r;
 	(*fill->nr)++;
-	return json_check_string(ctx, fill->f, *p);
+	if ((fill->f->flags & JSON_ABSOLUTE) && **p != '/')
+		return json_fail(ctx, -EINVAL, "not an absolute path: '%.100s'", *p);
+	return 0;
 }
 
 static int json_kind_strings(struct json_ctx *ctx, const struct json_field *f,
@@ -259,7 +261,7 @@ static int json_kind_strings(struct json_ctx *ctx, const struct json_field *f,
 static int json_fill_u32(struct json_ctx *ctx, struct json_object *v, void *arg)
 {
 	struct json_fill *fill = arg;
-	uint64_t n;
+	uint64_t n = 0;
 	int r = json_read_u64(ctx, v, 0, UINT32_MAX, &n);
 
 	if (r < 0)

@@ -59,20 +59,20 @@ static const struct json_field oci_throttle_fields[] = {
 	{0},
 };
 
-#define OCI_DISKS(word, member, table) \
-	{ \
-		word, JSON_ARRAY, AT(oci_raw, member.v), NR(oci_raw, member.nr), \
-			.elem_len = sizeof(struct oci_disk), .max = OCI_DISKS_MAX, .fields = table \
-	}
-
 static const struct json_field oci_block_fields[] = {
 	{"weight", JSON_U32, AT(oci_raw, weight), .max = 1000},
 	{"leafWeight", JSON_UNSUPPORTED, .reason = OCI_NO_LEAF},
-	OCI_DISKS("weightDevice", weights, oci_weight_fields),
-	OCI_DISKS("throttleReadBpsDevice", read_bps, oci_throttle_fields),
-	OCI_DISKS("throttleWriteBpsDevice", write_bps, oci_throttle_fields),
-	OCI_DISKS("throttleReadIOPSDevice", read_iops, oci_throttle_fields),
-	OCI_DISKS("throttleWriteIOPSDevice", write_iops, oci_throttle_fields),
+	{"weightDevice", JSON_ARRAY, AT(oci_raw, weights.v), NR(oci_raw, weights.nr),
+	 .elem_len = sizeof(struct oci_disk), .max = OCI_DISKS_MAX, .fields = oci_weight_fields},
+	{"throttleReadBpsDevice", JSON_ARRAY, AT(oci_raw, read_bps.v), NR(oci_raw, read_bps.nr),
+	 .elem_len = sizeof(struct oci_disk), .max = OCI_DISKS_MAX, .fields = oci_throttle_fields},
+	{"throttleWriteBpsDevice", JSON_ARRAY, AT(oci_raw, write_bps.v), NR(oci_raw, write_bps.nr),
+	 .elem_len = sizeof(struct oci_disk), .max = OCI_DISKS_MAX, .fields = oci_throttle_fields},
+	{"throttleReadIOPSDevice", JSON_ARRAY, AT(oci_raw, read_iops.v), NR(oci_raw, read_iops.nr),
+	 .elem_len = sizeof(struct oci_disk), .max = OCI_DISKS_MAX, .fields = oci_throttle_fields},
+	{"throttleWriteIOPSDevice", JSON_ARRAY, AT(oci_raw, write_iops.v),
+	 NR(oci_raw, write_iops.nr), .elem_len = sizeof(struct oci_disk), .max = OCI_DISKS_MAX,
+	 .fields = oci_throttle_fields},
 	{0},
 };
 

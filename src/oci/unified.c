@@ -98,7 +98,7 @@ int oci_unified_convert(struct json_ctx *ctx, const struct oci_raw *raw, struct 
 	for (size_t i = 0; i < raw->nr_unified; i++) {
 		const struct json_pair *p = &raw->unified[i];
 		size_t old = json_enter_key(ctx, p->key);
-		enum oci_place place;
+		enum oci_place place = OCI_PLACE_GUEST;
 		int r = oci_unified_place(ctx, p->key, &place);
 
 		if (r >= 0)

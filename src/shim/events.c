@@ -31,7 +31,7 @@
 struct event {
 	struct list link;
 	struct timespec at;
-	const char *topic; /* static */
+	char *topic;
 	char *type_url;
 	uint8_t *data;
 	size_t len;
@@ -59,6 +59,7 @@ static void publisher_kick(struct publisher *p);
 static void event_free(struct event *e)
 {
 	list_remove(&e->link);
+	free(e->topic);
 	free(e->type_url);
 	free(e->data);
 	free(e);
@@ -166,7 +167,7 @@ static void publisher_done(void *ctx, const ProtobufCMessage *response, enum rpc
 	p->retry_ns = EVENTS_RETRY_MIN_NS;
 	p->nr_queued--;
 	event_free(e);
-	publisher_kick(p);
+	loop_timer_arm(p->loop, &p->retry, 0, publisher_retry, p);
 }
 
 static int publisher_dial(struct publisher *p)
@@ -203,7 +204,7 @@ static int publisher_send(struct publisher *p, const struct event *e)
 	any.value.len = e->len;
 	envelope.timestamp = &at;
 	envelope.namespace_ = p->namespace_;
-	envelope.topic = (char *)(uintptr_t)e->topic;
+	envelope.topic = e->topic;
 	envelope.event = &any;
 	forward.envelope = &envelope;
 	return rpc_client_call(p->client, &req, publisher_done, p);
@@ -243,7 +244,7 @@ static void publisher_kick(struct publisher *p)
 }
 
 void publisher_publish(struct publisher *p, const char *topic, const char *name,
-		       const ProtobufCMessage *message)
+		       const ProtobufCMessage *event)
 {
 	struct event *e;
 
@@ -255,11 +256,11 @@ void publisher_publish(struct publisher *p, const char *topic, const char *name,
 	}
 	e = xcalloc(1, sizeof(*e));
 	clock_gettime(CLOCK_REALTIME, &e->at);
-	e->topic = topic;
+	e->topic = xstrdup(topic);
 	e->type_url = xasprintf("containerd.events.%s", name);
-	e->len = protobuf_c_message_get_packed_size(message);
+	e->len = protobuf_c_message_get_packed_size(event);
 	e->data = xmalloc(e->len);
-	protobuf_c_message_pack(message, e->data);
+	protobuf_c_message_pack(event, e->data);
 	list_append(&p->queue, &e->link);
 	p->nr_queued++;
 	publisher_kick(p);

@@ -146,33 +146,49 @@ static size_t mounts_common_dir(const char *lower, size_t len)
 	return common == first ? 0 : common;
 }
 
+/* The options with `common` bytes cut off the front of every lower layer. */
+static char *mounts_cut_lower(const char *data, const char *lower, size_t len, size_t common)
+{
+	char *out = NULL;
+	size_t out_len = 0;
+	FILE *f = open_memstream(&out, &out_len);
+
+	if (!f)
+		abort();
+	fwrite(data, 1, (size_t)(lower - data), f);
+	for (const char *p = lower; p < lower + len;) {
+		size_t n = MIN(strcspn(p, ":"), (size_t)(lower + len - p));
+
+		if (p != lower)
+			fputc(':', f);
+		fwrite(p + common, 1, n - common, f);
+		p += n + 1;
+	}
+	fputs(lower + len, f);
+	if (fclose(f))
+		abort();
+	return out;
+}
+
 int mounts_shorten_overlay(const char *data, size_t max, char **ret_dir, char **ret_data,
 			   struct err *err)
 {
-	size_t len = 0, common = 0;
+	size_t len = 0, common = 0, need = strlen(data);
 	const char *lower = mounts_find_lower(data, &len);
 	cleanup_free char *out = NULL;
-	char *end;
 
-	if (lower && lower[0] == '/')
+	/* An escaped colon would be taken for a separator. */
+	if (lower && lower[0] == '/' && !memchr(lower, '\\', len))
 		common = mounts_common_dir(lower, len);
-	if (common > 1 && !memchr(lower, '\\', len)) {
-		out = xcalloc(1, strlen(data) + 1);
-		end = out + sprintf(out, "%.*s", (int)(lower - data), data);
-		for (const char *p = lower; p < lower + len;) {
-			size_t n = MIN(strcspn(p, ":"), (size_t)(lower + len - p));
-
-			end += sprintf(end, "%s%.*s", p == lower ? "" : ":", (int)(n - common),
-				       p + common);
-			p += n + 1;
-		}
-		strcpy(end, lower + len);
+	if (common > 1) {
+		out = mounts_cut_lower(data, lower, len, common);
+		need = strlen(out);
 	}
-	if (!out || strlen(out) > max)
+	if (!out || need > max)
 		return err_say(
 			err, -ENAMETOOLONG,
-			"overlay options need %zu bytes, mount(2) takes %zu: too many layers",
-			out ? strlen(out) : strlen(data), max);
+			"overlay options need %zu bytes, mount(2) takes %zu: too many layers", need,
+			max);
 	*ret_dir = xstrndup(lower, common);
 	*ret_data = take_ptr(&out);
 	return 0;
@@ -182,21 +198,22 @@ int mounts_shorten_overlay(const char *data, size_t max, char **ret_dir, char **
 static int mounts_mount_data(const struct mounts_entry *e, const char *target,
 			     const struct mounts_options *o, struct err *err)
 {
-	cleanup_free char *dir = NULL, *data = NULL;
+	cleanup_free char *dir = NULL, *shorter = NULL;
+	const char *data = o->data ? o->data : "";
 	int r = 0;
 
-	if (strlen(o->data) > MOUNTS_DATA_MAX) {
+	if (strlen(data) > MOUNTS_DATA_MAX) {
 		if (strcmp(e->type, "overlay") != 0)
 			return err_say(err, -E2BIG, "%s mount options are longer than %d bytes",
 				       e->type, MOUNTS_DATA_MAX);
-		r = mounts_shorten_overlay(o->data, MOUNTS_DATA_MAX, &dir, &data, err);
-		if (r)
+		r = mounts_shorten_overlay(data, MOUNTS_DATA_MAX, &dir, &shorter, err);
+		if (r || !dir)
 			return r;
 		if (chdir(dir))
 			return err_set(err, -errno, "enter '%s'", dir);
 	}
 	if (mount(e->source, target, e->type, o->flags & ~(uint64_t)MS_REMOUNT,
-		  data ? data : o->data))
+		  shorter ? shorter : data))
 		r = err_set(err, -errno, "mount %s '%.200s' on the root file system", e->type,
 			    e->source);
 	if (dir && chdir("/") && !r)
@@ -248,10 +265,7 @@ static int mounts_mount_one(int rootfs_fd, const struct mounts_entry *e, struct 
 		return err_set(err, -errno, "root file system: open mount target '%.200s'",
 			       e->target);
 	snprintf(target, sizeof(target), "/proc/self/fd/%d", target_fd);
-	r = mounts_mount_data(e, target, &o, err);
-	if (r)
-		return r;
-	return 0;
+	return mounts_mount_data(e, target, &o, err);
 }
 
 /* Opens <bundle>/rootfs as it is now, on top of everything mounted there. */
@@ -359,6 +373,15 @@ static bool mounts_is_kernel_tree(int fd)
 	}
 }
 
+/* The host's /dev itself, when it is a file system of its own. */
+static bool mounts_is_dev(const struct stat *st)
+{
+	struct stat dev, root;
+
+	return !stat("/dev", &dev) && !stat("/", &root) && dev.st_dev != root.st_dev &&
+	       dev.st_dev == st->st_dev;
+}
+
 int mounts_clone_tree(int dirfd, const char *path, bool recursive, struct err *err)
 {
 	unsigned int flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0);
@@ -373,7 +396,7 @@ int mounts_clone_tree(int dirfd, const char *path, bool recursive, struct err *e
 			       "'%.300s' belongs to the host's kernel; the VM has its own", path);
 	if (fstat(probe, &st))
 		return err_set(err, -errno, "look at '%.300s'", path);
-	if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode))
+	if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode) || mounts_is_dev(&st))
 		return err_say(err, -EOPNOTSUPP,
 			       "'%.300s' is a device of the host and does not exist in the VM",
 			       path);

@@ -24,6 +24,14 @@
 #define TASKIO_RETRY_MAX_NS 100000000ull
 #define TASKIO_PATH_MAX 4096
 
+/*
+ * Handed to the VM as the stream's context. It outlives the process when a stream is cut off, as the VM says
+ * "done" for it later, and is freed by that.
+ */
+struct taskio_link {
+	struct taskio_stream *stream; /* NULL = nobody is interested any more */
+};
+
 static const char *const taskio_names[TASKIO_MAX] = {"stdin", "stdout", "stderr"};
 
 /* Copies the path out of a bare path or a fifo:// URI. */
@@ -69,14 +77,14 @@ int taskio_init(struct taskio *io, struct loop *loop, const char *const paths[TA
 	return 0;
 }
 
-static void taskio_close(int *fd)
+static void taskio_close_fd(int *fd)
 {
 	if (*fd >= 0)
 		close(*fd);
 	*fd = -1;
 }
 
-void taskio_done(struct taskio *io)
+void taskio_close(struct taskio *io)
 {
 	io->drained = NULL;
 	io->opened = NULL;
@@ -84,13 +92,22 @@ void taskio_done(struct taskio *io)
 	for (size_t i = 0; i < TASKIO_MAX; i++) {
 		struct taskio_stream *s = &io->s[i];
 
+		if (s->link)
+			s->link->stream = NULL;
+		s->link = NULL;
 		if (s->stream)
-			hv_stream_detach(s->stream);
-		s->stream = NULL;
-		taskio_close(&s->fd);
-		taskio_close(&s->keep_fd);
-		free(s->path);
-		s->path = NULL;
+			hv_stream_detach(take_ptr(&s->stream));
+		taskio_close_fd(&s->fd);
+		taskio_close_fd(&s->keep_fd);
+	}
+}
+
+void taskio_done(struct taskio *io)
+{
+	taskio_close(io);
+	for (size_t i = 0; i < TASKIO_MAX; i++) {
+		free(io->s[i].path);
+		io->s[i].path = NULL;
 	}
 }
 
@@ -179,40 +196,57 @@ bool taskio_is_drained(const struct taskio *io)
 /* One stream is over. For an output, closing the keep-open end is the client's end of file. */
 static void taskio_stream_done(void *ctx, int err)
 {
-	struct taskio_stream *s = ctx;
-	struct taskio *io = s->io;
-	loop_fn drained = io->drained;
+	cleanup_free struct taskio_link *link = ctx;
+	struct taskio_stream *s = link->stream;
+	struct taskio *io;
+	loop_fn drained;
 
+	if (!s)
+		return;
+	io = s->io;
+	s->link = NULL;
 	s->stream = NULL;
-	taskio_close(&s->keep_fd);
+	taskio_close_fd(&s->keep_fd);
+	drained = io->drained;
 	if (!drained || !taskio_is_drained(io))
 		return;
 	io->drained = NULL;
 	drained(io->drained_ctx);
 }
 
+static int taskio_attach_one(struct taskio *io, enum taskio_index i, struct hv_vm *vm,
+			     struct err *err)
+{
+	struct taskio_stream *s = &io->s[i];
+	int fd = take_fd(&s->fd);
+	int r;
+
+	if (fd < 0)
+		return 0;
+	s->link = xcalloc(1, sizeof(*s->link));
+	s->link->stream = s;
+	r = hv_vm_attach_stream(vm, s->id, i == TASKIO_IN ? fd : -1, i == TASKIO_IN ? -1 : fd,
+				taskio_stream_done, s->link, &s->stream, err);
+	if (r) {
+		free(s->link);
+		s->link = NULL;
+	}
+	return r;
+}
+
 int taskio_attach(struct taskio *io, struct hv_vm *vm, loop_fn drained, void *ctx, struct err *err)
 {
-	for (size_t i = 0; i < TASKIO_MAX; i++) {
-		struct taskio_stream *s = &io->s[i];
-		int fd = take_fd(&s->fd);
-		int r;
+	int r = 0;
 
-		if (fd < 0)
-			continue;
-		r = hv_vm_attach_stream(vm, s->id, i == TASKIO_IN ? fd : -1,
-					i == TASKIO_IN ? -1 : fd, taskio_stream_done, s, &s->stream,
-					err);
-		if (r)
-			return r;
-	}
+	for (size_t i = 0; i < TASKIO_MAX && !r; i++)
+		r = taskio_attach_one(io, (enum taskio_index)i, vm, err);
 	io->drained = drained;
 	io->drained_ctx = ctx;
-	return 0;
+	return r;
 }
 
 void taskio_close_stdin(struct taskio *io)
 {
 	io->stdin_closed = true;
-	taskio_close(&io->s[TASKIO_IN].keep_fd);
+	taskio_close_fd(&io->s[TASKIO_IN].keep_fd);
 }

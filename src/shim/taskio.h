@@ -23,6 +23,7 @@ enum taskio_index { TASKIO_IN, TASKIO_OUT, TASKIO_ERR, TASKIO_MAX };
 #define TASKIO_OPEN_LIMIT_NS 30000000000ull
 
 struct taskio;
+struct taskio_link;
 typedef void (*taskio_opened_fn)(void *ctx, const struct err *err);
 
 struct taskio_stream {
@@ -31,6 +32,7 @@ struct taskio_stream {
 	int fd;			  /* the container's end, until it is attached */
 	int keep_fd;		  /* the shim's own end */
 	struct hv_stream *stream; /* NULL = not attached, or over */
+	struct taskio_link *link; /* what the stream's callback knows of us */
 	struct taskio *io;
 };
 
@@ -51,7 +53,8 @@ struct taskio {
 /* Copies and checks the paths; opens nothing. Harmless to call taskio_done() after a failure. */
 int taskio_init(struct taskio *io, struct loop *loop, const char *const paths[TASKIO_MAX],
 		bool terminal, struct err *err);
-/* Detaches and closes everything. No callback follows. Idempotent. */
+/* Detaches and closes everything; may be opened again. No callback follows. Idempotent. */
+void taskio_close(struct taskio *io);
 void taskio_done(struct taskio *io);
 
 /* Gives every wanted stream a number, counting *next up. */

@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
 from harpoonlib import containerd as containerd_module  # noqa: E402
 from harpoonlib import images, leaks, paths  # noqa: E402
-from harpoonlib.containerd import wait_until  # noqa: E402
+from harpoonlib.containerd import shim_pids, vm_processes, wait_until  # noqa: E402
 
 RUNTIME = os.environ.get("HARPOON_TEST_RUNTIME", paths.RUNTIME)
 BUILD = pathlib.Path(os.environ.get("HARPOON_TEST_BUILD", paths.HOST_BUILD))
@@ -198,28 +198,15 @@ class Box:
         return self.daemon.bundle(name)
 
     def processes(self, name):
-        """The host processes of one container's VM: program -> pids (what the shim noted for `delete`)."""
-        found = {}
-        for line in (self.bundle(name) / "harpoon" / "processes").read_text().splitlines():
-            fields = line.split()
-            pid = next((int(field) for field in fields if field.isdigit()), None)
-            if pid and os.path.exists(f"/proc/{pid}/exe"):
-                program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
-                found.setdefault(program, []).append(pid)
-        return found
+        """The host processes of one container: program -> pids."""
+        return vm_processes(self.daemon, name)
 
-    def shim_pid(self, name):
+    @staticmethod
+    def shim_pid(name):
         """The shim that serves container `name`."""
-        pids = []
-        for path in glob.glob("/proc/[0-9]*/cmdline"):
-            try:
-                args = pathlib.Path(path).read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"containerd-shim-" in args[0] and name.encode() in args:
-                pids.append(int(path.split("/")[2]))
+        pids = shim_pids(name)
         assert pids, f"no shim of {name} among the processes"
-        return min(pids)
+        return pids[0]
 
 
 class Events:

@@ -187,8 +187,8 @@ def test_time_is_right(box):
 
 @pytest.mark.harpoon
 def test_memory_annotation(box):
-    """io.harpoon.memory_mib makes the VM that large: the guest's own view of it."""
-    done = box.run("grep", "MemTotal", "/proc/meminfo", options=["--annotation", "io.harpoon.memory_mib=1024"])
+    """io.harpoon.memory makes the VM that large: the guest's own view of it."""
+    done = box.run("grep", "MemTotal", "/proc/meminfo", options=["--annotation", "io.harpoon.memory=1024"])
     assert done.code == 0, done
     assert 900 * 1024 < int(done.out.split()[1]) <= 1024 * 1024, done
 
@@ -200,7 +200,7 @@ def test_vcpu_annotation(box):
 
 
 @pytest.mark.harpoon
-@pytest.mark.parametrize("key,value", [("memory_mib", "12"), ("memory_mib", "lots"), ("vcpus", "0"), ("backend", "x")])
+@pytest.mark.parametrize("key,value", [("memory", "12"), ("memory", "lots"), ("vcpus", "0"), ("backend", "x")])
 def test_bad_annotation(box, key, value):
     done = box.run("true", options=["--annotation", f"io.harpoon.{key}={value}"])
     assert done.code != 0, done

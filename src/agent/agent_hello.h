@@ -1,0 +1,23 @@
+/*
+ * The agent's greeting: the first thing it sends, as soon as it can answer calls. On a multiplexed
+ * channel it is the payload of mux_send_hello(). Shared with the host's hv layer.
+ *
+ * Packed, little-endian, fixed size; times are nanoseconds since the guest's kernel started
+ * (CLOCK_BOOTTIME). The host treats every field as hostile.
+ */
+#pragma once
+
+#include <assert.h>
+#include <stdint.h>
+
+#define AGENT_HELLO_MAGIC 0x6e707268u /* "hrpn" */
+#define AGENT_PROTOCOL_VERSION 1u
+
+struct agent_hello {
+	uint32_t magic;
+	uint32_t version;
+	uint64_t guest_init_ns;	 /* harpoon-init's first instruction */
+	uint64_t guest_ready_ns; /* just before this greeting was sent */
+} __attribute__((packed));
+
+static_assert(sizeof(struct agent_hello) == 24, "the greeting is a wire format");

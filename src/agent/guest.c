@@ -1,0 +1,250 @@
+/*
+ * PID 1's duties; see guest.h. Everything here runs as root in the initial namespaces, before or beside
+ * containers. A failing step leaves a line on the console and the guest goes on: the call that needs what
+ * is missing then fails with its own sentence, which reaches the host.
+ */
+#include "guest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/random.h>
+#include <net/if.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+
+#include "agent_sys.h"
+#include "cgroup.h"
+#include "cleanup.h"
+#include "io.h"
+#include "log.h"
+#include "mountfs.h"
+
+#define GUEST_RUN_DIR "/run/harpoon"
+#define GUEST_FS_DIR GUEST_RUN_DIR "/fs"
+#define GUEST_FS_TAG "harpoon"
+#define GUEST_CGROUP_ROOT "/sys/fs/cgroup"
+#define GUEST_CGROUP_DIR GUEST_CGROUP_ROOT "/harpoon"
+#define GUEST_PORT "/dev/vport0p1"
+
+/* What containers together leave to the agent and the kernel. */
+#define GUEST_RESERVE_BYTES (16ull << 20)
+#define GUEST_RESERVE_MIN_RAM (64ull << 20) /* smaller guests reserve nothing */
+#define GUEST_RESERVE_TASKS 64
+
+const struct agent_params guest_params = {
+	.fs_dir = GUEST_FS_DIR,
+	.cgroup_dir = GUEST_CGROUP_DIR,
+	.proc_dir = "/proc",
+	.dev_dir = "/dev",
+	.channel = GUEST_PORT,
+	.is_guest_init = true,
+};
+
+static const struct guest_mount {
+	const char *target, *type, *data;
+	unsigned long flags;
+} guest_mounts[] = {
+	{"/proc", "proc", "", MS_NOSUID | MS_NODEV | MS_NOEXEC},
+	{"/sys", "sysfs", "", MS_NOSUID | MS_NODEV | MS_NOEXEC},
+	{"/dev", "devtmpfs", "mode=0755", MS_NOSUID},
+	{"/run", "tmpfs", "mode=0755,size=10%", MS_NOSUID | MS_NODEV},
+};
+
+/* Not needed to answer calls: mounted ahead of the first container. */
+static const struct guest_mount guest_late_mounts[] = {
+	{"/dev/pts", "devpts", "mode=0620,ptmxmode=0666", MS_NOSUID | MS_NOEXEC},
+	{GUEST_CGROUP_ROOT, "cgroup2", "nsdelegate", MS_NOSUID | MS_NODEV | MS_NOEXEC},
+};
+
+uint64_t guest_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_BOOTTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* EBUSY: the kernel has mounted it already (devtmpfs.mount=1). */
+static void guest_mount(const struct guest_mount *m)
+{
+	mkdir(m->target, 0755);
+	if (sys_mount(m->type, m->target, m->type, m->flags, m->data) && errno != EBUSY)
+		log_err("guest", "mount %s on %s: %s", m->type, m->target, strerror(errno));
+}
+
+/*
+ * The initial root (initramfs) cannot be pivoted away from. A bind of it on itself can, and containers'
+ * children inherit that as their root. Mounts made afterwards hang below the bind.
+ */
+static void guest_make_root_pivotable(void)
+{
+	cleanup_close int fd = mountfs_clone(AT_FDCWD, "/", false);
+	cleanup_close int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0 || root < 0 || mountfs_attach(fd, root) || fchdir(fd) || chroot("."))
+		log_err("guest", "bind the root: %s", strerror(errno));
+}
+
+/* Descriptors 0 to 2 must be taken before anything else gets them; messages go to the kernel's log. */
+static void guest_open_console(void)
+{
+	int fd = open("/dev/null", O_RDWR);
+	int log_fd;
+
+	for (int i = 0; fd >= 0 && i < 3; i++)
+		dup2(fd, i);
+	if (fd > 2)
+		close(fd);
+	log_fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC | O_NONBLOCK);
+	if (log_fd >= 0)
+		log_init(log_fd, LOG_LEVEL_INFO, NULL);
+}
+
+void guest_boot(void)
+{
+	umask(0022);
+	guest_make_root_pivotable();
+	for (size_t i = 0; i < ARRAY_SIZE(guest_mounts); i++)
+		guest_mount(&guest_mounts[i]);
+	guest_open_console();
+	mkdir(GUEST_RUN_DIR, 0755);
+	mkdir(GUEST_FS_DIR, 0755);
+	/* Containers start from 0: spawn.c writes theirs. */
+	if (io_write_file(AT_FDCWD, "/proc/self/oom_score_adj", "-1000", 5))
+		log_err("guest", "protect from the OOM killer: %s", strerror(errno));
+}
+
+int guest_open_channel(struct err *err)
+{
+	int fd = open(GUEST_PORT, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_set(err, -errno, "open '%s'", GUEST_PORT);
+	return fd;
+}
+
+static int guest_add_entropy(const AGENT_PB(ConfigureRequest) * r, struct err *err)
+{
+	cleanup_close int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+	size_t len = r->entropy.len;
+	cleanup_free struct rand_pool_info *info = xcalloc(1, sizeof(*info) + len);
+
+	info->entropy_count = (int)(8 * len);
+	info->buf_size = (int)len;
+	memcpy(info->buf, r->entropy.data, len);
+	if (fd < 0 || ioctl(fd, RNDADDENTROPY, info))
+		return err_set(err, -errno, "add %zu bytes of entropy", len);
+	/* Without it the kernel would use the new seed up to a minute later. */
+	if (ioctl(fd, RNDRESEEDCRNG))
+		return err_set(err, -errno, "reseed the random number generator");
+	return 0;
+}
+
+static int guest_set_clock(int64_t ns, struct err *err)
+{
+	struct timespec ts = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+
+	return clock_settime(CLOCK_REALTIME, &ts) ? err_set(err, -errno, "set the clock") : 0;
+}
+
+static void guest_raise_loopback(void)
+{
+	struct ifreq ifr = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+	cleanup_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &ifr))
+		log_err("guest", "bring up the loopback interface: %s", strerror(errno));
+}
+
+/* Entropy first: nothing that follows may use random numbers of before. */
+int guest_configure(const struct agent_params *params, const AGENT_PB(ConfigureRequest) * r,
+		    struct err *err)
+{
+	if (!params->is_guest_init)
+		return 0;
+	if (r->entropy.len && guest_add_entropy(r, err))
+		return err->code;
+	if (r->realtime_ns && guest_set_clock(r->realtime_ns, err))
+		return err->code;
+	if (r->hostname[0] && sethostname(r->hostname, strlen(r->hostname)))
+		return err_set(err, -errno, "set hostname '%s'", r->hostname);
+	return 0;
+}
+
+int guest_mount_shared(const struct agent_params *params, struct err *err)
+{
+	static bool is_done;
+
+	if (is_done || !params->is_guest_init)
+		return 0;
+	if (sys_mount(GUEST_FS_TAG, GUEST_FS_DIR, "virtiofs", 0, ""))
+		return err_set(err, -errno, "mount the shared folder (virtiofs '%s')",
+			       GUEST_FS_TAG);
+	is_done = true;
+	return 0;
+}
+
+static void guest_reserve(int fd)
+{
+	struct sysinfo info;
+	char value[32];
+	char *text = NULL;
+	long tasks;
+
+	if (!sysinfo(&info) && (uint64_t)info.totalram * info.mem_unit > GUEST_RESERVE_MIN_RAM) {
+		uint64_t max = (uint64_t)info.totalram * info.mem_unit - GUEST_RESERVE_BYTES;
+
+		snprintf(value, sizeof(value), "%llu", (unsigned long long)max);
+		cgroup_write(fd, "memory.max", value, NULL);
+	}
+	if (io_read_file(AT_FDCWD, "/proc/sys/kernel/threads-max", 64, &text, NULL))
+		return;
+	tasks = strtol(text, NULL, 10);
+	free(text);
+	if (tasks > 4 * GUEST_RESERVE_TASKS) {
+		snprintf(value, sizeof(value), "%ld", tasks - GUEST_RESERVE_TASKS);
+		cgroup_write(fd, "pids.max", value, NULL);
+	}
+}
+
+/* All containers live below one cgroup, which leaves the agent room whatever they do. */
+static int guest_make_cgroups(struct err *err)
+{
+	cleanup_close int fd = -1;
+
+	for (size_t i = 0; i < ARRAY_SIZE(guest_late_mounts); i++)
+		guest_mount(&guest_late_mounts[i]);
+	if (cgroup_enable_controllers(GUEST_CGROUP_ROOT, err) ||
+	    cgroup_create(GUEST_CGROUP_ROOT, "harpoon", &fd, err))
+		return err->code;
+	guest_reserve(fd);
+	return 0;
+}
+
+int guest_prepare(const struct agent_params *params, struct err *err)
+{
+	static bool is_done;
+
+	if (is_done || !params->is_guest_init)
+		return 0;
+	if (guest_make_cgroups(err))
+		return err->code;
+	guest_raise_loopback();
+	is_done = true;
+	return 0;
+}
+
+void guest_shutdown(void)
+{
+	kill(-1, SIGKILL);
+	sync();
+	/* Machines without ACPI know no power-off; the host runs them so that a restart ends them. */
+	reboot(RB_AUTOBOOT);
+}

@@ -1,0 +1,111 @@
+/*
+ * harpoon-init: PID 1 of the guest. Boots, greets the host, serves it. One thread, one loop.
+ *
+ * It must not end: the kernel panics when PID 1 exits, which is also how the guest ends when the channel
+ * to the host is gone (the host is dead then, or has dropped us).
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "agent.h"
+#include "agent_hello.h"
+#include "cleanup.h"
+#include "guest.h"
+#include "log.h"
+#include "mux.h"
+
+struct init {
+	struct loop *loop;
+	struct transport *transport;
+	struct agent *agent;
+	struct loop_timer later;
+};
+
+static void init_on_broken(void *ctx)
+{
+	log_err("init", "the host is gone, ending");
+	guest_shutdown();
+}
+
+/* Work that the first container needs, done while the host prepares its first call. */
+static void init_prepare(void *ctx)
+{
+	struct init *in = ctx;
+	struct err err = {0};
+
+	if (guest_prepare(&guest_params, &err) || agent_prepare(in->agent, &err))
+		log_warn("init", "%s", err.msg);
+}
+
+static int init_connect(struct init *in, struct err *err)
+{
+	int pair[2];
+	int fd = guest_open_channel(err);
+	int e;
+
+	if (fd < 0)
+		return fd;
+	in->transport = transport_mux_new(in->loop, fd, init_on_broken, in);
+	if (!in->transport)
+		return err_set(err, -EIO, "start the channel to the host");
+	if (agent_new(in->loop, &guest_params, in->transport, &in->agent, err))
+		return err->code;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
+		return err_set(err, -errno, "make a socket pair");
+	e = in->transport->ops->attach(in->transport, MUX_STREAM_RPC, pair[0], pair[0], NULL, NULL,
+				       NULL);
+	if (e) {
+		close(pair[1]);
+		return err_set(err, e, "attach stream %d", MUX_STREAM_RPC);
+	}
+	return agent_serve(in->agent, pair[1], err);
+}
+
+static int init_greet(struct init *in, uint64_t init_ns, struct err *err)
+{
+	/* The guest's architectures are little-endian, as the format is. */
+	struct agent_hello hello = {.magic = AGENT_HELLO_MAGIC,
+				    .version = AGENT_PROTOCOL_VERSION,
+				    .guest_init_ns = init_ns,
+				    .guest_ready_ns = guest_now_ns()};
+	int e = in->transport->ops->send_hello(in->transport, &hello, sizeof(hello));
+
+	return e ? err_set(err, e, "greet the host") : 0;
+}
+
+/* Containers may hold thousands of pipes; what they get themselves is in their requests. */
+static void init_raise_limits(void)
+{
+	struct rlimit l = {.rlim_cur = 65536, .rlim_max = 65536};
+
+	if (setrlimit(RLIMIT_NOFILE, &l))
+		log_warn("init", "raise the number of descriptors: %s", strerror(errno));
+}
+
+int main(void)
+{
+	uint64_t init_ns = guest_now_ns();
+	struct init in = {0};
+	struct err err = {0};
+
+	signal(SIGPIPE, SIG_IGN);
+	guest_boot();
+	in.loop = loop_new();
+	if (!in.loop) {
+		log_err("init", "event loop: %s", strerror(errno));
+		guest_shutdown();
+	}
+	init_raise_limits();
+	if (init_connect(&in, &err) || init_greet(&in, init_ns, &err)) {
+		log_err("init", "%s", err.msg);
+		guest_shutdown();
+	}
+	loop_timer_arm(in.loop, &in.later, 0, init_prepare, &in);
+	log_err("init", "event loop ended: error %d", -loop_run(in.loop));
+	guest_shutdown();
+	return 1;
+}

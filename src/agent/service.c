@@ -1,0 +1,269 @@
+/*
+ * The methods of harpoon.agent.v1.Agent: check the request, find what it names, act or say why not. A
+ * handler either answers or hands the call to the object that will.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+
+#include "agent_sys.h"
+#include "cgroup.h"
+#include "cleanup.h"
+#include "console.h"
+#include "guest.h"
+#include "log.h"
+#include "state.h"
+
+/* What Stats sends, as far as the kernel has it. */
+static const char *const service_stat_files[] = {
+	"cpu.stat",	 "memory.current",	"memory.peak",	   "memory.max",   "memory.stat",
+	"memory.events", "memory.swap.current", "memory.swap.max", "pids.current", "pids.max",
+	"io.stat",	 "cpu.pressure",	"memory.pressure", "io.pressure",
+};
+
+static struct process *service_find(struct agent *a, const char *id, const char *exec_id,
+				    struct err *err)
+{
+	struct container *c;
+
+	if (request_check_ref(id, exec_id, err))
+		return NULL;
+	c = container_find(a, id, err);
+	return c ? container_find_process(c, exec_id, err) : NULL;
+}
+
+static void service_configure(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ConfigureRequest) *r = (const void *)request;
+	struct agent *a = ctx;
+	struct err err = {0};
+
+	if (request_check_configure(r, &err) || guest_configure(a->params, r, &err)) {
+		rpc_fail_err(call, &err);
+		return;
+	}
+	rpc_reply_empty(call);
+	/* Ahead of its use, while the answer travels; CreateContainer says so if it cannot. */
+	if (guest_mount_shared(a->params, &err))
+		log_warn("service", "%s", err.msg);
+}
+
+static void service_create(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(CreateContainerRequest) *r = (const void *)request;
+	struct agent *a = ctx;
+	struct err err = {0};
+
+	if (request_check_create(r, &err) || guest_prepare(a->params, &err) ||
+	    agent_prepare(a, &err) || guest_mount_shared(a->params, &err) ||
+	    container_create(a, r, call, &err))
+		rpc_fail_err(call, &err);
+}
+
+static void service_exec(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ExecRequest) *r = (const void *)request;
+	struct container *c = NULL;
+	struct err err = {0};
+
+	if (!request_check_exec(r, &err))
+		c = container_find(ctx, r->id, &err);
+	if (!c || container_add_exec(c, r, &err))
+		rpc_fail_err(call, &err);
+	else
+		rpc_reply_empty(call);
+}
+
+static void service_start(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ProcessRef) *r = (const void *)request;
+	struct err err = {0};
+	struct process *p = service_find(ctx, r->id, r->exec_id, &err);
+
+	if (!p || container_start(p->container, p, call, &err))
+		rpc_fail_err(call, &err);
+}
+
+static int service_send_signal(struct process *p, const AGENT_PB(SignalRequest) * r,
+			       struct err *err)
+{
+	int e;
+
+	if (r->all) {
+		e = cgroup_signal(p->container->cgroup_fd, (int)r->signal);
+		return e ? err_set(err, e, "signal container '%s'", r->id) : 0;
+	}
+	if (!p->pid)
+		return err_say(err, -EBUSY, "process '%s' was not started", p->id);
+	if (p->is_reaped)
+		return err_say(err, -ENOENT, "process already finished");
+	if (sys_pidfd_send_signal(p->pidfd, (int)r->signal))
+		return err_set(err, errno == ESRCH ? -ENOENT : -errno, "send signal %u", r->signal);
+	return 0;
+}
+
+static void service_signal(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(SignalRequest) *r = (const void *)request;
+	struct process *p = NULL;
+	struct err err = {0};
+
+	if (!request_check_signal(r, &err))
+		p = service_find(ctx, r->id, r->exec_id, &err);
+	if (!p || service_send_signal(p, r, &err))
+		rpc_fail_err(call, &err);
+	else
+		rpc_reply_empty(call);
+}
+
+static void service_wait(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ProcessRef) *r = (const void *)request;
+	struct err err = {0};
+	struct process *p = service_find(ctx, r->id, r->exec_id, &err);
+
+	if (!p || process_wait(p, call, &err))
+		rpc_fail_err(call, &err);
+}
+
+/* Without a terminal, or after its end, there is nothing to resize and nobody to tell. */
+static void service_resize(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ResizeRequest) *r = (const void *)request;
+	struct process *p = NULL;
+	struct err err = {0};
+
+	if (!request_check_resize(r, &err))
+		p = service_find(ctx, r->id, r->exec_id, &err);
+	if (p && p->master_fd >= 0 && console_resize(p->master_fd, r->width, r->height))
+		err_set(&err, -errno, "resize the terminal");
+	if (err.code)
+		rpc_fail_err(call, &err);
+	else
+		rpc_reply_empty(call);
+}
+
+static void service_pids(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	AGENT_PB(PidsResponse) response = HARPOON__AGENT__V1__PIDS_RESPONSE__INIT;
+	const AGENT_PB(ProcessRef) *r = (const void *)request;
+	cleanup_free uint32_t *pids = NULL;
+	struct err err = {0};
+	struct process *p = service_find(ctx, r->id, "", &err);
+	int e;
+
+	if (!p) {
+		rpc_fail_err(call, &err);
+		return;
+	}
+	e = cgroup_pids(p->container->cgroup_fd, &pids, &response.n_pids);
+	if (e) {
+		rpc_fail(call, rpc_code_from_errno(e), "pids of '%s': %s", r->id, strerror(-e));
+		return;
+	}
+	response.pids = pids;
+	rpc_reply(call, &response.base);
+}
+
+static void service_stats(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	AGENT_PB(CgroupFile) files[ARRAY_SIZE(service_stat_files)];
+	AGENT_PB(CgroupFile) * list[ARRAY_SIZE(service_stat_files)];
+	AGENT_PB(StatsResponse) response = HARPOON__AGENT__V1__STATS_RESPONSE__INIT;
+	const AGENT_PB(ProcessRef) *r = (const void *)request;
+	struct err err = {0};
+	struct process *p = service_find(ctx, r->id, "", &err);
+	struct sysinfo info;
+
+	if (!p) {
+		rpc_fail_err(call, &err);
+		return;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(service_stat_files); i++) {
+		AGENT_PB(CgroupFile) *f = &files[response.n_files];
+		char *text;
+
+		if (cgroup_read(p->container->cgroup_fd, service_stat_files[i], &text))
+			continue;
+		harpoon__agent__v1__cgroup_file__init(f);
+		f->name = (char *)service_stat_files[i];
+		f->value = text;
+		list[response.n_files++] = f;
+	}
+	response.files = list;
+	if (!sysinfo(&info))
+		response.mem_total = (uint64_t)info.totalram * info.mem_unit;
+	rpc_reply(call, &response.base);
+	for (size_t i = 0; i < response.n_files; i++)
+		free(files[i].value);
+}
+
+static void service_update(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(UpdateRequest) *r = (const void *)request;
+	struct process *p = NULL;
+	struct err err = {0};
+
+	if (!request_check_update(r, &err))
+		p = service_find(ctx, r->id, "", &err);
+	if (!p || cgroup_write_files(p->container->cgroup_fd, r->cgroup, r->n_cgroup, &err))
+		rpc_fail_err(call, &err);
+	else
+		rpc_reply_empty(call);
+}
+
+static void service_delete(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ProcessRef) *r = (const void *)request;
+	struct err err = {0};
+	struct process *p = service_find(ctx, r->id, r->exec_id, &err);
+
+	if (!p || container_delete(p->container, p, call, &err))
+		rpc_fail_err(call, &err);
+}
+
+static void service_shutdown_now(void *ctx)
+{
+	guest_shutdown();
+}
+
+static void service_shutdown(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	struct agent *a = ctx;
+
+	if (!a->params->is_guest_init) {
+		rpc_fail(call, RPC_FAILED_PRECONDITION, "this agent is not a guest's init");
+		return;
+	}
+	rpc_reply_empty(call);
+	rpc_server_flush(a->server, service_shutdown_now, a);
+}
+
+#define SERVICE_METHOD(text, request, response, function) \
+	{ \
+		.name = text, .in = &harpoon__agent__v1__##request##__descriptor, \
+		.out = &harpoon__agent__v1__##response##__descriptor, .fn = function, \
+	}
+
+static const struct rpc_method service_methods[] = {
+	SERVICE_METHOD("Configure", configure_request, empty, service_configure),
+	SERVICE_METHOD("CreateContainer", create_container_request, create_container_response,
+		       service_create),
+	SERVICE_METHOD("Exec", exec_request, empty, service_exec),
+	SERVICE_METHOD("Start", process_ref, start_response, service_start),
+	SERVICE_METHOD("Signal", signal_request, empty, service_signal),
+	SERVICE_METHOD("Wait", process_ref, wait_response, service_wait),
+	SERVICE_METHOD("Resize", resize_request, empty, service_resize),
+	SERVICE_METHOD("Pids", process_ref, pids_response, service_pids),
+	SERVICE_METHOD("Stats", process_ref, stats_response, service_stats),
+	SERVICE_METHOD("Update", update_request, empty, service_update),
+	SERVICE_METHOD("Delete", process_ref, empty, service_delete),
+	SERVICE_METHOD("Shutdown", empty, empty, service_shutdown),
+};
+
+const struct rpc_service agent_service = {
+	.name = "harpoon.agent.v1.Agent",
+	.methods = service_methods,
+	.nr_methods = ARRAY_SIZE(service_methods),
+};

@@ -1,0 +1,64 @@
+/*
+ * Which backend runs on this host; see hv_choose_backend() in hv.h.
+ *
+ * kvm is our own monitor, a separate program. Where it is not installed nothing about KVM needs to be
+ * found out, and the probe, which creates a VM, is not run.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "hv.h"
+#include "probe.h"
+
+static bool backend_has_vmm(const struct config *c)
+{
+	return !access(c->vmm, X_OK);
+}
+
+static void backend_take_qemu(struct hv_choice *ret, const char *why)
+{
+	ret->backend = CONFIG_BACKEND_QEMU;
+	snprintf(ret->why, sizeof(ret->why), "%s", why);
+}
+
+static int backend_check_kvm(const struct config *c, struct err *err)
+{
+	if (!backend_has_vmm(c))
+		return err_say(err, -ENOENT,
+			       "backend 'kvm' was asked for, but harpoon-vmm is not installed "
+			       "('%s'): install it, or set backend = auto",
+			       c->vmm);
+	return err_say(err, -ENOTSUP,
+		       "backend 'kvm' was asked for, but this version of harpoon cannot drive "
+		       "'%s': set backend = auto",
+		       c->vmm);
+}
+
+int hv_choose_backend(const struct config *c, struct hv_choice *ret, struct err *err)
+{
+	struct probe_kvm kvm;
+	char why[sizeof(ret->why)];
+
+	switch (c->backend) {
+	case CONFIG_BACKEND_KVM:
+		return backend_check_kvm(c, err);
+	case CONFIG_BACKEND_QEMU:
+		backend_take_qemu(ret, "asked for by the configuration");
+		return 0;
+	case CONFIG_BACKEND_AUTO:
+	case CONFIG_BACKEND_MAX:
+		break;
+	}
+	if (!backend_has_vmm(c)) {
+		backend_take_qemu(ret,
+				  "harpoon-vmm, which the kvm backend needs, is not installed");
+		return 0;
+	}
+	probe_kvm(&kvm);
+	snprintf(why, sizeof(why), "%s%s", kvm.text,
+		 kvm.state == PROBE_KVM_NATIVE ? "; this version cannot drive harpoon-vmm yet"
+					       : "");
+	backend_take_qemu(ret, why);
+	return 0;
+}

@@ -1,0 +1,20 @@
+/*
+ * harpoon-fs seen from the side that starts it: one process per VM that serves every exported tree.
+ * It starts as root and confines itself; the exports go to it as descriptors (src/fs/fs_control.h).
+ */
+#pragma once
+
+#include "child.h"
+
+struct fs_server {
+	struct child child;
+	int control_fd; /* owned, -1 = not started */
+};
+
+void fs_server_init(struct fs_server *s, struct loop *loop, loop_fn on_exit, void *ctx);
+/* vhost_fd: its end of the vhost-user socket, borrowed. */
+int fs_server_start(struct fs_server *s, const char *binary, int vhost_fd, struct err *err);
+/* Borrows dirfd. flags: FS_CONTROL_*. Waits for the server's answer, FS_SERVER_TIMEOUT_MS at most. */
+int fs_server_export(struct fs_server *s, const char *name, int dirfd, uint32_t flags,
+		     struct err *err);
+void fs_server_done(struct fs_server *s);

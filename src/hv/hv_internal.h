@@ -1,0 +1,73 @@
+/*
+ * What the backends share: one virtual machine with its processes, and the interface a backend fills.
+ *
+ * vm.c owns everything here and the order of life and death; a backend starts its VMM process in
+ * vm->vmm, makes the channel to the agent, and explains its end.
+ */
+#pragma once
+
+#include "child.h"
+#include "console.h"
+#include "fs_server.h"
+#include "hv.h"
+#include "mux.h"
+
+struct hv_ops {
+	const char *name;
+	/* Allocates vm->backend. Nothing is started. */
+	int (*new)(struct hv_vm *vm, struct err *err);
+	/* Starts vm->vmm, sets vm->console and the channel for hv_channel_open(). fs_fd: the VMM's
+	 * end of the file server's channel, borrowed. */
+	int (*start)(struct hv_vm *vm, int fs_fd, struct err *err);
+	int (*pause)(struct hv_vm *vm, struct err *err);
+	int (*resume)(struct hv_vm *vm, struct err *err);
+	/* vm->vmm was reaped and vm->console drained: what happened? */
+	void (*explain_exit)(struct hv_vm *vm, struct hv_exit *ret);
+	/* vm->vmm is gone. Accepts a VM whose new() failed or never ran. */
+	void (*free)(struct hv_vm *vm);
+};
+
+enum hv_state {
+	HV_NEW,	    /* nothing runs */
+	HV_RUNNING, /* processes run, or did until a moment ago */
+	HV_ENDING,  /* everything is being killed; vm->why says why */
+	HV_ENDED,   /* on_exit was called */
+};
+
+/* A tree to be exported once the file server runs. */
+struct hv_share {
+	struct list link;
+	char name[HV_SHARE_NAME_MAX];
+	int fd; /* owned */
+	uint32_t flags;
+};
+
+struct hv_vm {
+	const struct hv_ops *ops;
+	void *backend; /* the backend's own, freed by ops->free */
+	struct loop *loop;
+	struct hv_callbacks cb;
+	void *ctx;
+	struct hv_params params; /* id is a copy */
+	char *id;
+	enum hv_state state;
+	struct child vmm;
+	struct fs_server fs;
+	struct list shares;	 /* of struct hv_share, until the start */
+	struct console *console; /* owned; NULL before the start */
+	struct mux *mux;	 /* owned; NULL before the start */
+	bool mux_over;
+	struct hv_ready ready;
+	bool is_ready;
+	struct hv_exit why;
+	struct loop_timer ready_timer; /* not ready in time */
+	struct loop_timer grace_timer; /* one process has gone, the other is expected to follow */
+	struct loop_timer exit_timer;  /* defers on_exit to a round of its own */
+};
+
+extern const struct hv_ops hv_qemu_ops;
+
+/* Opens the stream channel to the agent over fd (owned from here on). */
+void hv_channel_open(struct hv_vm *vm, int fd);
+/* Ends the VM for this reason, unless it is ending for an earlier one. */
+void hv_end(struct hv_vm *vm, enum hv_exit_kind kind, const char *fmt, ...) HARPOON_PRINTF(3, 4);

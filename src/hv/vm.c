@@ -1,0 +1,467 @@
+/*
+ * One virtual machine: its processes, its shares, its streams, and the order in which things end. See
+ * hv.h for the contract, hv_internal.h for what a backend adds.
+ *
+ * Life: HV_NEW -> hv_vm_start -> HV_RUNNING -> the first cause of an end (hv_end) -> HV_ENDING: every
+ * process is killed -> all are reaped and the agent's channel is read to its end -> HV_ENDED, on_exit.
+ *
+ * Who ends first? The file server ends by itself when the VMM's socket closes, and pidfds do not tell
+ * which of two processes was first. So when the server ends in good order, or the agent's channel closes,
+ * the VMM gets HV_GRACE_NS to follow, and its own explanation wins. A server killed by a signal is a cause
+ * by itself.
+ *
+ * Thread: the loop's. on_ready and on_exit come from the loop and may free the VM.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "agent_hello.h"
+#include "cleanup.h"
+#include "fs_control.h"
+#include "hv_internal.h"
+#include "log.h"
+
+#define HV_MS 1000000ull
+/* QEMU closes its sockets well before it is gone: unmapping guest memory on a busy host takes time. */
+#define HV_GRACE_NS (5000 * HV_MS)
+
+static_assert(HV_SHARE_NAME_MAX == FS_CONTROL_NAME_MAX, "names fit both ways");
+static_assert(HV_SHARE_READ_ONLY == FS_CONTROL_READ_ONLY, "flags are passed on as they are");
+static_assert(HV_SHARE_EXCLUSIVE == FS_CONTROL_EXCLUSIVE, "flags are passed on as they are");
+static_assert(HV_SHARE_DEVICES == FS_CONTROL_ALLOW_DEVICES, "flags are passed on as they are");
+
+static void hv_on_final(void *ctx)
+{
+	struct hv_vm *vm = ctx;
+
+	vm->state = HV_ENDED;
+	log_dbg("hv", "VM ended: %s", vm->why.text);
+	vm->cb.on_exit(vm->ctx, &vm->why);
+	/* The VM may be gone now. */
+}
+
+/* Is everything over? Then on_exit, in a round of its own. */
+static void hv_check_final(struct hv_vm *vm)
+{
+	if (vm->state != HV_ENDING || child_is_running(&vm->vmm) ||
+	    child_is_running(&vm->fs.child) || (vm->mux && !vm->mux_over))
+		return;
+	if (!vm->exit_timer.loop)
+		loop_timer_arm(vm->loop, &vm->exit_timer, 0, hv_on_final, vm);
+}
+
+void hv_end(struct hv_vm *vm, enum hv_exit_kind kind, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (vm->state != HV_RUNNING)
+		return;
+	vm->state = HV_ENDING;
+	vm->why.kind = kind;
+	va_start(ap, fmt);
+	vsnprintf(vm->why.text, sizeof(vm->why.text), fmt, ap);
+	va_end(ap);
+	loop_timer_cancel(&vm->ready_timer);
+	loop_timer_cancel(&vm->grace_timer);
+	child_kill(&vm->vmm);
+	child_kill(&vm->fs.child);
+	hv_check_final(vm);
+}
+
+static void hv_on_vmm_exit(void *ctx)
+{
+	struct hv_vm *vm = ctx;
+	struct hv_exit why = {0};
+
+	if (vm->state == HV_RUNNING) {
+		if (vm->console)
+			console_drain(vm->console);
+		vm->ops->explain_exit(vm, &why);
+		hv_end(vm, why.kind, "%s", why.text);
+	}
+	hv_check_final(vm);
+}
+
+static void hv_on_fs_alone(void *ctx)
+{
+	struct hv_vm *vm = ctx;
+	char how[200];
+
+	child_describe_exit(&vm->fs.child, how, sizeof(how));
+	hv_end(vm, HV_EXIT_FAILED, "the file server %s", how);
+}
+
+static void hv_on_fs_exit(void *ctx)
+{
+	struct hv_vm *vm = ctx;
+
+	if (vm->state == HV_RUNNING && child_is_running(&vm->vmm)) {
+		uint64_t grace_ns = vm->fs.child.status > 128 ? 0 : HV_GRACE_NS;
+
+		loop_timer_arm(vm->loop, &vm->grace_timer, grace_ns, hv_on_fs_alone, vm);
+	}
+	hv_check_final(vm);
+}
+
+static void hv_on_ready_timeout(void *ctx)
+{
+	struct hv_vm *vm = ctx;
+	const char *line = vm->console ? console_last_words(vm->console) : "";
+
+	hv_end(vm, HV_EXIT_FAILED, "the agent was not ready after %u ms; last console line: %s",
+	       vm->params.config->ready_timeout_ms, *line ? line : "(none)");
+}
+
+static void hv_on_channel_alone(void *ctx)
+{
+	hv_end(ctx, HV_EXIT_FAILED, "the VMM closed the channel to the agent");
+}
+
+/* The agent's greeting. The guest is hostile: nothing in it is believed beyond being a number. */
+static void hv_on_hello(void *ctx, const void *data, size_t len)
+{
+	struct hv_vm *vm = ctx;
+	struct agent_hello hello;
+
+	if (vm->state != HV_RUNNING)
+		return;
+	if (len != sizeof(hello)) {
+		hv_end(vm, HV_EXIT_FAILED, "the agent's greeting has %zu bytes, not %zu", len,
+		       sizeof(hello));
+		return;
+	}
+	memcpy(&hello, data, sizeof(hello));
+	if (hello.magic != AGENT_HELLO_MAGIC || hello.version != AGENT_PROTOCOL_VERSION) {
+		hv_end(vm, HV_EXIT_FAILED,
+		       "the agent speaks protocol %u, we speak %u: the initrd is of another "
+		       "version of harpoon",
+		       hello.version, AGENT_PROTOCOL_VERSION);
+		return;
+	}
+	vm->ready.host_ready_ns = util_now_ns();
+	vm->ready.host_kernel_ns = console_first_ns(vm->console);
+	vm->ready.guest_init_ns = hello.guest_init_ns;
+	vm->ready.guest_ready_ns = hello.guest_ready_ns;
+	vm->ready.agent_version = hello.version;
+	vm->is_ready = true;
+	loop_timer_cancel(&vm->ready_timer);
+	vm->cb.on_ready(vm->ctx, &vm->ready);
+	/* The VM may be gone now. */
+}
+
+static void hv_on_channel_broken(void *ctx, int err)
+{
+	struct hv_vm *vm = ctx;
+
+	vm->mux_over = true;
+	if (err == -EPROTO)
+		hv_end(vm, HV_EXIT_FAILED, "the guest broke the protocol of its channel");
+	else if (vm->state == HV_RUNNING && child_is_running(&vm->vmm))
+		loop_timer_arm(vm->loop, &vm->grace_timer, HV_GRACE_NS, hv_on_channel_alone, vm);
+	hv_check_final(vm);
+}
+
+void hv_channel_open(struct hv_vm *vm, int fd)
+{
+	static const struct mux_callbacks cb = {.on_hello = hv_on_hello,
+						.on_broken = hv_on_channel_broken};
+
+	vm->mux = mux_new(vm->loop, fd, &cb, vm);
+}
+
+static int hv_check_params(const struct hv_params *p, struct err *err)
+{
+	uint64_t max = (uint64_t)CONFIG_MEM_MAX_MIB << 20, min = (uint64_t)CONFIG_MEM_MIN_MIB << 20;
+
+	if (!p->nr_vcpus || p->nr_vcpus > CONFIG_VCPUS_MAX)
+		return err_say(err, -EINVAL, "a VM has 1 to %d vCPUs, not %u", CONFIG_VCPUS_MAX,
+			       p->nr_vcpus);
+	if (p->mem_bytes < min || p->mem_bytes > max)
+		return err_say(err, -EINVAL, "a VM has %d to %d MiB of memory, not %llu",
+			       CONFIG_MEM_MIN_MIB, CONFIG_MEM_MAX_MIB,
+			       (unsigned long long)(p->mem_bytes >> 20));
+	return 0;
+}
+
+static void hv_vm_freep(struct hv_vm **vm)
+{
+	hv_vm_free(*vm);
+}
+
+int hv_vm_new(struct loop *loop, const struct hv_params *params, const struct hv_callbacks *cb,
+	      void *ctx, struct hv_vm **ret, struct err *err)
+{
+	cleanup(hv_vm_freep) struct hv_vm *vm = NULL;
+	struct hv_choice choice;
+	int r = hv_check_params(params, err);
+
+	if (!r)
+		r = hv_choose_backend(params->config, &choice, err);
+	if (r)
+		return r;
+	/* The one implementation there is; hv_choose_backend() refuses every other. */
+	assert(choice.backend == CONFIG_BACKEND_QEMU);
+	log_info("hv", "backend %s: %s", config_backend_name(choice.backend), choice.why);
+	vm = xcalloc(1, sizeof(*vm));
+	vm->ops = &hv_qemu_ops;
+	vm->loop = loop;
+	vm->cb = *cb;
+	vm->ctx = ctx;
+	vm->params = *params;
+	vm->id = xstrdup(params->id);
+	vm->params.id = vm->id;
+	list_init(&vm->shares);
+	child_init(&vm->vmm, loop, vm->ops->name, hv_on_vmm_exit, vm);
+	fs_server_init(&vm->fs, loop, hv_on_fs_exit, vm);
+	r = vm->ops->new (vm, err);
+	if (r)
+		return r;
+	*ret = take_ptr(&vm);
+	return 0;
+}
+
+static void hv_share_free(struct hv_share *s)
+{
+	list_remove(&s->link);
+	cleanup_closep(&s->fd);
+	free(s);
+}
+
+void hv_vm_free(struct hv_vm *vm)
+{
+	struct hv_share *s;
+
+	if (!vm)
+		return;
+	loop_timer_cancel(&vm->ready_timer);
+	loop_timer_cancel(&vm->grace_timer);
+	loop_timer_cancel(&vm->exit_timer);
+	/* Both are signalled before the first is waited for. */
+	child_kill(&vm->vmm);
+	child_kill(&vm->fs.child);
+	child_done(&vm->vmm);
+	fs_server_done(&vm->fs);
+	vm->ops->free(vm);
+	/* Runs the done callbacks of streams that are left. */
+	mux_free(vm->mux);
+	console_free(vm->console);
+	list_for_each (s, &vm->shares, link)
+		hv_share_free(s);
+	free(vm->id);
+	free(vm);
+}
+
+static int hv_check_share_name(const char *name, struct err *err)
+{
+	size_t len = strnlen(name, HV_SHARE_NAME_MAX);
+
+	if (!len || len == HV_SHARE_NAME_MAX || strchr(name, '/') || !strcmp(name, ".") ||
+	    !strcmp(name, ".."))
+		return err_say(err, -EINVAL, "'%.80s' is no name for a share", name);
+	return 0;
+}
+
+int hv_vm_share(struct hv_vm *vm, const char *name, int dirfd, uint32_t flags, struct err *err)
+{
+	cleanup_close int fd = dirfd;
+	struct hv_share *s;
+	int r = hv_check_share_name(name, err);
+
+	if (r)
+		return r;
+	if (flags & ~(HV_SHARE_READ_ONLY | HV_SHARE_EXCLUSIVE | HV_SHARE_DEVICES))
+		return err_say(err, -EINVAL, "share '%s': unknown flags 0x%x", name, flags);
+	if (vm->state == HV_RUNNING)
+		return fs_server_export(&vm->fs, name, fd, flags, err);
+	if (vm->state != HV_NEW)
+		return err_say(err, -ESHUTDOWN, "share '%s': the VM has ended", name);
+	s = xcalloc(1, sizeof(*s));
+	snprintf(s->name, sizeof(s->name), "%s", name);
+	s->fd = take_fd(&fd);
+	s->flags = flags;
+	list_append(&vm->shares, &s->link);
+	return 0;
+}
+
+static int hv_save_processes(const struct hv_vm *vm, struct err *err)
+{
+	const struct child *children[] = {&vm->vmm, &vm->fs.child};
+	struct procs_entry entries[ARRAY_SIZE(children)];
+	size_t nr = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(children); i++) {
+		int r;
+
+		if (!children[i]->pid)
+			continue;
+		r = procs_start_time(children[i]->pid, &entries[nr].start_time);
+		if (r)
+			return err_set(err, r, "start time of pid %d", (int)children[i]->pid);
+		snprintf(entries[nr].role, sizeof(entries[nr].role), "%s", children[i]->role);
+		entries[nr++].pid = children[i]->pid;
+	}
+	return procs_save(vm->params.state_dir_fd, entries, nr, err);
+}
+
+/* Both processes, with a socket pair between them that nobody else keeps. */
+static int hv_start_processes(struct hv_vm *vm, struct err *err)
+{
+	cleanup_close int fs_end = -1;
+	cleanup_close int vmm_end = -1;
+	int pair[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+		return err_set(err, -errno, "socketpair");
+	fs_end = pair[0];
+	vmm_end = pair[1];
+	r = fs_server_start(&vm->fs, vm->params.config->fs_server, fs_end, err);
+	if (!r)
+		r = hv_save_processes(vm, err);
+	if (!r)
+		r = vm->ops->start(vm, vmm_end, err);
+	vm->ready.host_spawn_ns = util_now_ns();
+	return r ? r : hv_save_processes(vm, err);
+}
+
+static int hv_export_shares(struct hv_vm *vm, struct err *err)
+{
+	struct hv_share *s;
+
+	list_for_each (s, &vm->shares, link) {
+		int r = fs_server_export(&vm->fs, s->name, s->fd, s->flags, err);
+
+		if (r)
+			return r;
+		hv_share_free(s);
+	}
+	return 0;
+}
+
+int hv_vm_start(struct hv_vm *vm, struct err *err)
+{
+	int r;
+
+	if (vm->state != HV_NEW)
+		return err_say(err, -EALREADY, "VM '%s' was started before", vm->id);
+	vm->ready.host_start_ns = util_now_ns();
+	/* The file server answers while QEMU starts. */
+	r = hv_start_processes(vm, err);
+	if (!r)
+		r = hv_export_shares(vm, err);
+	if (r) {
+		/* Nothing runs on after a failed start; no callback either. */
+		vm->state = HV_ENDED;
+		child_done(&vm->vmm);
+		fs_server_done(&vm->fs);
+		return r;
+	}
+	vm->state = HV_RUNNING;
+	loop_timer_arm(vm->loop, &vm->ready_timer, vm->params.config->ready_timeout_ms * HV_MS,
+		       hv_on_ready_timeout, vm);
+	return 0;
+}
+
+void hv_vm_kill(struct hv_vm *vm)
+{
+	hv_end(vm, HV_EXIT_KILLED, "killed on request");
+}
+
+static int hv_check_running(const struct hv_vm *vm, const char *what, struct err *err)
+{
+	if (vm->state == HV_RUNNING)
+		return 0;
+	return err_say(err, -ESHUTDOWN, "%s: VM '%s' does not run", what, vm->id);
+}
+
+int hv_vm_pause(struct hv_vm *vm, struct err *err)
+{
+	int r = hv_check_running(vm, "pause", err);
+
+	return r ? r : vm->ops->pause(vm, err);
+}
+
+int hv_vm_resume(struct hv_vm *vm, struct err *err)
+{
+	int r = hv_check_running(vm, "resume", err);
+
+	return r ? r : vm->ops->resume(vm, err);
+}
+
+/* A stream is a mux stream for every backend so far; the type keeps callers from depending on it. */
+struct hv_stream {
+	struct mux_stream *stream;
+	hv_stream_done_fn done;
+	void *ctx;
+};
+
+static void hv_on_stream_done(void *ctx, int err)
+{
+	struct hv_stream *s = ctx;
+	hv_stream_done_fn done = s->done;
+	void *done_ctx = s->ctx;
+
+	free(s);
+	if (done)
+		done(done_ctx, err);
+}
+
+int hv_vm_attach_stream(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream_done_fn done,
+			void *ctx, struct hv_stream **ret, struct err *err)
+{
+	struct hv_stream *s;
+	int r;
+
+	if (!vm->mux || vm->mux_over) {
+		if (rfd >= 0)
+			close(rfd);
+		if (wfd >= 0 && wfd != rfd)
+			close(wfd);
+		return err_say(err, -ESHUTDOWN, "stream %u: VM '%s' does not run", id, vm->id);
+	}
+	s = xcalloc(1, sizeof(*s));
+	*s = (struct hv_stream){.done = done, .ctx = ctx};
+	r = mux_attach(vm->mux, id, rfd, wfd, hv_on_stream_done, s, &s->stream);
+	if (r) {
+		free(s);
+		return err_set(err, r, "attach stream %u", id);
+	}
+	if (ret)
+		*ret = s;
+	return 0;
+}
+
+void hv_stream_detach(struct hv_stream *s)
+{
+	mux_detach(s->stream);
+}
+
+pid_t hv_vm_pid(const struct hv_vm *vm)
+{
+	return vm->vmm.pid;
+}
+
+const char *hv_vm_backend(const struct hv_vm *vm)
+{
+	return vm->ops->name;
+}
+
+int hv_vm_footprint(const struct hv_vm *vm, struct hv_footprint *ret, struct err *err)
+{
+	struct hv_footprint f = {0};
+	int r = hv_check_running(vm, "memory", err);
+
+	if (r)
+		return r;
+	r = procs_pss(vm->vmm.pid, &f.vmm_pss_bytes);
+	if (!r)
+		r = procs_pss(vm->fs.child.pid, &f.fs_pss_bytes);
+	if (r)
+		return err_set(err, r, "read the memory of VM '%s' from /proc", vm->id);
+	f.pss_bytes = f.vmm_pss_bytes + f.fs_pss_bytes;
+	*ret = f;
+	return 0;
+}

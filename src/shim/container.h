@@ -1,0 +1,103 @@
+/*
+ * The container of a shim: bundle, VM, processes, and its life from Create to Delete.
+ *
+ *   CREATING -> LIVE -> EXITING -> STOPPED -> DELETING -> gone
+ *
+ * CREATING  create.c builds it up; any failure tears everything down and it never existed.
+ * LIVE      the VM runs; init is created, running or paused.
+ * EXITING   init has ended; the last output is on its way, then the VM is killed.
+ * STOPPED   no VM, no process; TaskExit is out. The root file system is still mounted.
+ *
+ * A VM that dies for any reason goes to STOPPED from wherever it was.
+ * Threads: the loop's. Callbacks of the VM and of the agent only note; tearing down happens in a timer.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "agent_client.h"
+#include "containerd_task.pb-c.h"
+#include "hooks.h"
+#include "hv.h"
+#include "process.h"
+#include "shim.h"
+
+#define CONTAINER_EXECS_MAX 1024
+#define CONTAINER_SIGNALS_MAX 32
+/* How long output may take to reach its reader after its process has ended. */
+#define CONTAINER_DRAIN_NS 10000000000ull
+
+enum container_phase {
+	CONTAINER_CREATING,
+	CONTAINER_LIVE,
+	CONTAINER_EXITING,
+	CONTAINER_STOPPED,
+	CONTAINER_DELETING,
+};
+
+struct create;
+
+struct container {
+	struct shim *shim;
+	char *id, *bundle, *state_dir;
+	int bundle_fd, state_fd;
+	struct oci_spec *spec;
+	enum container_phase phase;
+	struct create *create; /* while CREATING */
+	struct hv_vm *vm;
+	struct agent_client *agent;
+	pid_t pid; /* of the VM; kept when it is gone */
+	struct process init;
+	struct list execs;
+	size_t nr_execs;
+	uint32_t next_stream;
+	uint32_t signals[CONTAINER_SIGNALS_MAX]; /* sent while paused */
+	size_t nr_signals;
+	bool vm_killed; /* by us, in order */
+	char why[256];	/* what ended the VM */
+	struct loop_timer exit_timer, stop_timer, lost_timer, trace_timer;
+	struct rpc_call *delete_call;
+	struct hooks_run *hooks;
+	const struct oci_hooks *hook_lists[2];
+	bool hooks_ran; /* so poststop ones are due */
+	struct hv_ready ready;
+	uint64_t create_ns, created_ns; /* CLOCK_MONOTONIC */
+};
+
+struct container *container_new(struct shim *shim, const Ctrd__CreateTaskRequest *req);
+/* Frees everything at once: VM, streams, mounts. Pending calls must have been answered. Accepts NULL. */
+void container_free(struct container *c);
+
+/* NULL when exec_id is unknown; "" = init. */
+struct process *container_process(struct container *c, const char *exec_id);
+
+/* Callbacks given to the VM; ctx is the container. */
+void container_on_vm_exit(void *ctx, const struct hv_exit *why);
+/* The agent does not answer as it must: the VM cannot be used any more. */
+void container_give_up_vm(struct container *c, const char *why);
+void container_kill_vm(struct container *c);
+void container_on_agent_lost(void *ctx);
+/* Something ended or drained: kills the VM when nothing is left that needs it. */
+void container_check_quiet(void *ctx);
+void container_init_exited(struct container *c);
+
+void container_start(struct container *c, struct rpc_call *call);
+void container_delete(struct container *c, struct rpc_call *call);
+void container_pause(struct container *c, struct rpc_call *call);
+void container_resume(struct container *c, struct rpc_call *call);
+/* Resumes a paused VM without a word to anybody. */
+int container_thaw(struct container *c, struct err *err);
+
+void container_publish(struct container *c, const char *topic, const char *name,
+		       const ProtobufCMessage *event);
+uint64_t container_call_timeout_ns(const struct container *c);
+void container_timestamp(int64_t ns, Ctrd__Timestamp *ret);
+
+/* create.c. Answers the call now or later. */
+void create_begin(struct shim *shim, const Ctrd__CreateTaskRequest *req, struct rpc_call *call);
+/* Something failed while CREATING: rolled back from the loop, then the call is answered with err. */
+void create_fail(struct container *c, const struct err *err);
+
+/* trace.c: one line in the log and <bundle>/harpoon/vm.json, about how the VM came up. */
+void trace_boot(void *ctx);

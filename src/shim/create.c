@@ -1,0 +1,532 @@
+/*
+ * Create: from a bundle to a container whose init only has to be let go.
+ *
+ * The VM is started as early as possible and boots while the rest is done: mounts, FIFOs, hooks. What has to
+ * come true before the answer is a set of bits; whoever clears the last one finishes.
+ *
+ *   VM starts ----------- agent ready -- Configure, CreateContainer --------+
+ *   rootfs mounted, trees shared (at once)                                   +-- answer
+ *   FIFOs open (as soon as the client reads) --------------------------------+
+ *   prestart, createRuntime hooks (the VM's process is in the network namespace) --+
+ *
+ * Any failure arms one timer that takes everything back and answers with the first error.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/nsfs.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/random.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bundle.h"
+#include "cleanup.h"
+#include "container.h"
+#include "containerd_events.pb-c.h"
+#include "io.h"
+#include "log.h"
+#include "mounts.h"
+#include "util.h"
+#include "vmreq.h"
+
+#define CREATE_ENTROPY 64
+#define CREATE_POSTSTOP_LIMIT_S 10
+
+enum {
+	CREATE_NEEDS_AGENT = 1 << 0, /* CreateContainer answered */
+	CREATE_NEEDS_STDIO = 1 << 1,
+	CREATE_NEEDS_HOOKS = 1 << 2,
+};
+
+struct create {
+	struct rpc_call *call;
+	const Ctrd__CreateTaskRequest *req; /* lives as long as the call */
+	unsigned int needs;
+	enum vmreq_mount_kind *kinds; /* one per mount of the spec */
+	int netns_fd;
+	struct err err; /* code != 0: failed, being taken back */
+	struct loop_timer fail_timer;
+};
+
+static void create_free(struct container *c)
+{
+	struct create *cr = take_ptr(&c->create);
+
+	loop_timer_cancel(&cr->fail_timer);
+	cleanup_closep(&cr->netns_fd);
+	free(cr->kinds);
+	free(cr);
+}
+
+/* ---- failing ---- */
+
+static void create_failed(void *ctx, const struct err *none)
+{
+	struct container *c = ctx;
+	struct create *cr = c->create;
+	struct shim *shim = c->shim;
+	struct rpc_call *call = cr->call, *delete_call = take_ptr(&c->delete_call);
+	struct err err = cr->err;
+	int bundle_fd = fcntl(c->bundle_fd, F_DUPFD_CLOEXEC, 3);
+
+	c->hooks = NULL;
+	err_wrap(&err, "create %s", c->id);
+	log_err("shim", "%s", err.msg);
+	create_free(c);
+	shim->container = NULL;
+	container_free(c);
+	if (bundle_fd >= 0) {
+		bundle_state_remove(bundle_fd);
+		close(bundle_fd);
+	}
+	rpc_fail_err(call, &err);
+	if (delete_call)
+		rpc_fail(delete_call, RPC_NOT_FOUND, "container not created: not found");
+	if (shim->stopping)
+		shim_shutdown(shim);
+}
+
+static void create_take_back(void *ctx)
+{
+	struct container *c = ctx;
+	cleanup_free char *state = NULL;
+	struct hv_vm *vm = take_ptr(&c->vm);
+	struct agent_client *agent = take_ptr(&c->agent);
+
+	hooks_cancel(take_ptr(&c->hooks));
+	agent_client_free(agent);
+	taskio_close(&c->init.io);
+	if (vm)
+		hv_vm_free(vm);
+	if (!c->hooks_ran || !c->spec->hooks[OCI_HOOK_POSTSTOP].nr) {
+		create_failed(c, NULL);
+		return;
+	}
+	c->hook_lists[0] = &c->spec->hooks[OCI_HOOK_POSTSTOP];
+	state = hooks_state_json(c->spec, c->id, "stopped", 0, c->bundle);
+	c->hooks = hooks_start(c->shim->loop, c->hook_lists, 1, state, true,
+			       CREATE_POSTSTOP_LIMIT_S, create_failed, c);
+}
+
+void create_fail(struct container *c, const struct err *err)
+{
+	struct create *cr = c->create;
+
+	if (cr->err.code)
+		return;
+	cr->err = *err;
+	loop_timer_arm(c->shim->loop, &cr->fail_timer, 0, create_take_back, c);
+}
+
+static void create_fail_code(struct container *c, enum rpc_code code, const char *message)
+{
+	struct err err = {0};
+
+	if (code == RPC_DEADLINE_EXCEEDED)
+		message = "the agent in the VM did not answer in time";
+	else if (code == RPC_UNAVAILABLE || code == RPC_CANCELED)
+		message = "the VM ended";
+	err_say(&err, rpc_code_to_errno(code), "%s", message);
+	create_fail(c, &err);
+}
+
+/* ---- success ---- */
+
+static void create_publish(struct container *c)
+{
+	const Ctrd__CreateTaskRequest *req = c->create->req;
+	Ctrd__TaskCreate e = CTRD__TASK_CREATE__INIT;
+	Ctrd__TaskIO io = CTRD__TASK_IO__INIT;
+
+	io.stdin = req->stdin;
+	io.stdout = req->stdout;
+	io.stderr = req->stderr;
+	io.terminal = req->terminal;
+	e.container_id = c->id;
+	e.bundle = c->bundle;
+	e.n_rootfs = req->n_rootfs;
+	e.rootfs = req->rootfs;
+	e.io = &io;
+	e.pid = (uint32_t)c->pid;
+	container_publish(c, "/tasks/create", "TaskCreate", &e.base);
+}
+
+static void create_init_waited(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+			       const char *message)
+{
+	struct container *c = ctx;
+	const VMREQ_PB(WaitResponse) *w = (const void *)response;
+
+	if (code == RPC_UNAVAILABLE || code == RPC_CANCELED)
+		return;
+	if (code != RPC_OK) {
+		log_err("shim", "wait for the first process: %s", message);
+		container_give_up_vm(c, "the agent lost the container's first process");
+		return;
+	}
+	process_set_exited(&c->init, w->exit_status, w->oom_killed);
+	/* Not before the answer of a Start under way, whose event must come first. */
+	if (!c->init.start_call)
+		container_init_exited(c);
+}
+
+static void create_finish(struct container *c)
+{
+	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+	Ctrd__PidResponse r = CTRD__PID_RESPONSE__INIT;
+	struct bundle_task task = {.pid = c->pid};
+	struct rpc_call *call = c->create->call;
+	struct err err = {0};
+	int w;
+
+	w = bundle_task_write(c->state_fd, &task);
+	if (w)
+		err_set(&err, w, "write the container's state");
+	else
+		taskio_attach(&c->init.io, c->vm, container_check_quiet, c, &err);
+	if (err.code) {
+		create_fail(c, &err);
+		return;
+	}
+	ref.id = c->id;
+	agent_client_call(c->agent, AGENT_WAIT, &ref.base, 0, create_init_waited, c);
+	create_publish(c);
+	c->phase = CONTAINER_LIVE;
+	c->created_ns = util_now_ns();
+	create_free(c);
+	r.pid = (uint32_t)c->pid;
+	rpc_reply(call, &r.base);
+	loop_timer_arm(c->shim->loop, &c->trace_timer, 0, trace_boot, c);
+}
+
+static void create_has(struct container *c, unsigned int what)
+{
+	if (c->create->err.code)
+		return;
+	c->create->needs &= ~what;
+	if (!c->create->needs)
+		create_finish(c);
+}
+
+/* ---- the agent ---- */
+
+static void create_agent_created(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+				 const char *message)
+{
+	struct container *c = ctx;
+
+	if (code != RPC_OK)
+		create_fail_code(c, code, message);
+	else
+		create_has(c, CREATE_NEEDS_AGENT);
+}
+
+static void create_agent_configured(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+				    const char *message)
+{
+	if (code != RPC_OK)
+		create_fail_code(ctx, code, message);
+}
+
+static int create_configure(struct container *c, struct err *err)
+{
+	VMREQ_PB(ConfigureRequest) req = HARPOON__AGENT__V1__CONFIGURE_REQUEST__INIT;
+	static char hostname[] = "harpoon";
+	uint8_t entropy[CREATE_ENTROPY];
+	struct timespec now;
+
+	if (getrandom(entropy, sizeof(entropy), 0) != sizeof(entropy))
+		return err_set(err, -EIO, "random bytes for the guest");
+	clock_gettime(CLOCK_REALTIME, &now);
+	req.realtime_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+	req.entropy.data = entropy;
+	req.entropy.len = sizeof(entropy);
+	req.hostname = c->spec->hostname ? c->spec->hostname : hostname;
+	agent_client_call(c->agent, AGENT_CONFIGURE, &req.base, container_call_timeout_ns(c),
+			  create_agent_configured, c);
+	explicit_bzero(entropy, sizeof(entropy));
+	return 0;
+}
+
+static void create_on_ready(void *ctx, const struct hv_ready *ready)
+{
+	struct container *c = ctx;
+	VMREQ_PB(CreateContainerRequest) * req;
+	struct err err = {0};
+
+	if (c->phase != CONTAINER_CREATING || c->create->err.code)
+		return;
+	c->ready = *ready;
+	if (agent_client_new(c->shim->loop, c->vm, container_on_agent_lost, c, &c->agent, &err) ||
+	    create_configure(c, &err)) {
+		create_fail(c, &err);
+		return;
+	}
+	/* The agent takes requests of one connection in order: no need to wait for the first answer. */
+	req = vmreq_create_new(c->id, c->spec, c->create->kinds, &c->init.io);
+	agent_client_call(c->agent, AGENT_CREATE_CONTAINER, &req->base,
+			  container_call_timeout_ns(c), create_agent_created, c);
+	vmreq_create_free(req);
+}
+
+/* ---- the bundle and the spec ---- */
+
+static int create_read_spec(struct container *c, struct err *err)
+{
+	cleanup_free char *json = NULL;
+	size_t len;
+	int r = io_read_file(c->bundle_fd, "config.json", OCI_CONFIG_MAX, &json, &len);
+
+	if (r)
+		return err_set(err, r, "read config.json of the bundle");
+	r = oci_spec_parse(json, len, &c->spec, err);
+	return r ? r : vmreq_check(c->spec, err);
+}
+
+static int create_open_bundle(struct container *c, struct err *err)
+{
+	int r;
+
+	c->bundle_fd = bundle_open(c->bundle, err);
+	if (c->bundle_fd < 0)
+		return c->bundle_fd;
+	c->state_fd = bundle_state_make(c->bundle_fd, err);
+	if (c->state_fd < 0)
+		return c->state_fd;
+	r = bundle_shim_write(c->state_fd);
+	return r ? err_set(err, r, "write to the bundle's state folder") : 0;
+}
+
+static int create_check_request(const Ctrd__CreateTaskRequest *req, struct err *err)
+{
+	if (*req->checkpoint || *req->parent_checkpoint)
+		return err_say(err, -EOPNOTSUPP, "restoring a checkpoint is not supported yet");
+	if (req->options && *req->options->type_url)
+		log_dbg("shim", "options of type '%s' have nothing for a VM: ignored",
+			req->options->type_url);
+	return 0;
+}
+
+/* ---- the VM ---- */
+
+/* A namespace by path, the host's own (no network namespace in the spec), or -1 for a new one. */
+static int create_open_netns(struct container *c, struct err *err)
+{
+	const struct oci_namespace *ns = oci_spec_namespace(c->spec, CLONE_NEWNET);
+	const char *path = ns ? ns->path : "/proc/self/ns/net";
+	struct statfs fs;
+	int fd;
+
+	if (!path)
+		return 0;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0)
+		return err_set(err, -errno, "open network namespace '%.300s'", path);
+	c->create->netns_fd = fd;
+	if (fstatfs(fd, &fs) || fs.f_type != NSFS_MAGIC || ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET)
+		return err_say(err, -EINVAL, "'%.300s' is not a network namespace", path);
+	return 0;
+}
+
+static int create_start_vm(struct container *c, struct err *err)
+{
+	static const struct hv_callbacks callbacks = {.on_ready = create_on_ready,
+						      .on_exit = container_on_vm_exit};
+	struct vmreq_size size;
+	struct hv_params params;
+	int r = vmreq_size(c->spec, &c->shim->config, &size, err);
+
+	if (!r)
+		r = create_open_netns(c, err);
+	if (r)
+		return r;
+	params = (struct hv_params){.config = &c->shim->config,
+				    .id = c->id,
+				    .state_dir_fd = c->state_fd,
+				    .state_dir = c->state_dir,
+				    .netns_fd = c->create->netns_fd,
+				    .nr_vcpus = size.nr_vcpus,
+				    .mem_bytes = size.mem_bytes};
+	r = hv_vm_new(c->shim->loop, &params, &callbacks, c, &c->vm, err);
+	if (!r)
+		r = hv_vm_start(c->vm, err);
+	if (!r)
+		c->pid = hv_vm_pid(c->vm);
+	return r;
+}
+
+/* ---- file systems ---- */
+
+static int create_mount_rootfs(struct container *c, struct err *err)
+{
+	const Ctrd__CreateTaskRequest *req = c->create->req;
+	cleanup_free struct mounts_entry *entries = NULL;
+
+	if (req->n_rootfs > MOUNTS_MAX)
+		return err_say(err, -E2BIG, "root file system: %zu mounts, at most %d",
+			       req->n_rootfs, MOUNTS_MAX);
+	entries = xcalloc(req->n_rootfs, sizeof(*entries));
+	for (size_t i = 0; i < req->n_rootfs; i++) {
+		const Ctrd__Mount *m = req->rootfs[i];
+
+		entries[i] = (struct mounts_entry){.type = m->type,
+						   .source = m->source,
+						   .target = m->target,
+						   .options = m->options,
+						   .nr_options = m->n_options};
+	}
+	return mounts_mount_rootfs(c->bundle_fd, entries, req->n_rootfs, err);
+}
+
+static int create_share(struct container *c, const char *name, const char *path, bool recursive,
+			uint32_t flags, struct err *err)
+{
+	int fd = mounts_clone_tree(c->bundle_fd, path, recursive, err);
+
+	/* hv_vm_share owns the descriptor, also when it fails. */
+	return fd < 0 ? fd : hv_vm_share(c->vm, name, fd, flags, err);
+}
+
+/* A read-only root is the agent's affair: it has to make mount points in it first. */
+static int create_share_root(struct container *c, struct err *err)
+{
+	uint32_t flags = HV_SHARE_DEVICES;
+
+	/* What we mounted ourselves nobody else changes. A folder given by path others may look after. */
+	if (c->create->req->n_rootfs)
+		flags |= HV_SHARE_EXCLUSIVE;
+	return create_share(c, VMREQ_SHARE_ROOT, c->spec->root_path, true, flags, err);
+}
+
+static int create_share_mount(struct container *c, size_t i, struct err *err)
+{
+	const struct oci_mount *m = &c->spec->mounts[i];
+	char name[VMREQ_SHARE_NAME_LEN];
+	int r;
+
+	if (!m->bind)
+		return 0;
+	vmreq_share_name(i, name);
+	r = create_share(c, name, m->source, m->flags & MS_REC,
+			 vmreq_mount_is_read_only(m) ? HV_SHARE_READ_ONLY : 0, err);
+	c->create->kinds[i] = VMREQ_MOUNT_SHARE;
+	if (r == -EXDEV && vmreq_own_type(m->source)) {
+		c->create->kinds[i] = VMREQ_MOUNT_OWN;
+		return 0;
+	}
+	if (r == -EXDEV)
+		err->code = -EOPNOTSUPP;
+	return r ? err_wrap(err, "mount '%.200s'", m->destination) : 0;
+}
+
+static int create_share_all(struct container *c, struct err *err)
+{
+	int r = create_mount_rootfs(c, err);
+
+	if (!r)
+		r = create_share_root(c, err);
+	if (r)
+		return r;
+	c->create->kinds = xcalloc(c->spec->nr_mounts, sizeof(*c->create->kinds));
+	for (size_t i = 0; i < c->spec->nr_mounts && !r; i++)
+		r = create_share_mount(c, i, err);
+	return r;
+}
+
+/* ---- streams and hooks ---- */
+
+static void create_stdio_opened(void *ctx, const struct err *err)
+{
+	if (err->code)
+		create_fail(ctx, err);
+	else
+		create_has(ctx, CREATE_NEEDS_STDIO);
+}
+
+static void create_hooks_done(void *ctx, const struct err *err)
+{
+	struct container *c = ctx;
+
+	c->hooks = NULL;
+	if (err->code)
+		create_fail(c, err);
+	else
+		create_has(c, CREATE_NEEDS_HOOKS);
+}
+
+static void create_start_hooks(struct container *c)
+{
+	cleanup_free char *state = NULL;
+
+	c->hook_lists[0] = &c->spec->hooks[OCI_HOOK_PRESTART];
+	c->hook_lists[1] = &c->spec->hooks[OCI_HOOK_CREATE_RUNTIME];
+	c->hooks_ran = true;
+	if (!c->hook_lists[0]->nr && !c->hook_lists[1]->nr) {
+		c->create->needs &= ~CREATE_NEEDS_HOOKS;
+		return;
+	}
+	state = hooks_state_json(c->spec, c->id, "creating", c->pid, c->bundle);
+	c->hooks = hooks_start(c->shim->loop, c->hook_lists, 2, state, false, HOOKS_DEFAULT_LIMIT_S,
+			       create_hooks_done, c);
+}
+
+static int create_run(struct container *c, struct err *err)
+{
+	const Ctrd__CreateTaskRequest *req = c->create->req;
+	const char *const paths[TASKIO_MAX] = {req->stdin, req->stdout, req->stderr};
+	int r = process_init(&c->init, c, "", paths, req->terminal, err);
+
+	if (!r)
+		r = create_check_request(req, err);
+	if (!r)
+		r = create_open_bundle(c, err);
+	if (!r)
+		r = create_read_spec(c, err);
+	if (!r)
+		r = create_start_vm(c, err);
+	if (!r)
+		r = create_share_all(c, err);
+	if (r)
+		return r;
+	taskio_number(&c->init.io, &c->next_stream);
+	taskio_open(&c->init.io, create_stdio_opened, c);
+	create_start_hooks(c);
+	return 0;
+}
+
+void create_begin(struct shim *shim, const Ctrd__CreateTaskRequest *req, struct rpc_call *call)
+{
+	struct container *c;
+	struct err err = {0};
+
+	if (!args_id_is_valid(req->id)) {
+		rpc_fail(call, RPC_INVALID_ARGUMENT, "'%.100s' is not a valid container id",
+			 req->id);
+		return;
+	}
+	if (shim->container) {
+		rpc_fail(call, RPC_ALREADY_EXISTS, "container %s: already exists",
+			 shim->container->id);
+		return;
+	}
+	if (shim->stopping) {
+		rpc_fail(call, RPC_UNAVAILABLE, "the shim is ending");
+		return;
+	}
+	c = container_new(shim, req);
+	shim->container = c;
+	c->create = xcalloc(1, sizeof(*c->create));
+	*c->create = (struct create){.call = call,
+				     .req = req,
+				     .netns_fd = -1,
+				     .needs = CREATE_NEEDS_AGENT | CREATE_NEEDS_STDIO |
+					      CREATE_NEEDS_HOOKS};
+	if (create_run(c, &err))
+		create_fail(c, &err);
+}

@@ -1,0 +1,247 @@
+/*
+ * Exec processes: added, started, deleted; see process.h.
+ *
+ * Start: open the FIFOs, let the agent prepare the process (Exec), attach the streams, let it run (Start).
+ * A Start that fails leaves the process in "created", publishes nothing, and releases those who wait.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "cleanup.h"
+#include "container.h"
+#include "containerd_events.pb-c.h"
+#include "log.h"
+#include "process.h"
+#include "util.h"
+#include "vmreq.h"
+
+static void exec_free(struct process *p)
+{
+	p->container->nr_execs--;
+	process_done(p);
+	free(p);
+}
+
+void process_exec_add(struct container *c, const char *exec_id, const char *const paths[TASKIO_MAX],
+		      bool terminal, struct oci_process *spec, struct rpc_call *call)
+{
+	Ctrd__TaskExecAdded e = CTRD__TASK_EXEC_ADDED__INIT;
+	struct process *p = xcalloc(1, sizeof(*p));
+	struct err err = {0};
+
+	p->container = c;
+	c->nr_execs++;
+	if (process_init(p, c, exec_id, paths, terminal, &err)) {
+		oci_process_free(spec);
+		exec_free(p);
+		rpc_fail_err(call, &err);
+		return;
+	}
+	p->spec = spec;
+	list_append(&c->execs, &p->link);
+	e.container_id = c->id;
+	e.exec_id = p->exec_id;
+	container_publish(c, "/tasks/exec-added", "TaskExecAdded", &e.base);
+	rpc_reply_empty(call);
+}
+
+static void exec_ignore(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+			const char *message)
+{
+}
+
+/* Tells the agent to forget the process; nobody waits for the answer. */
+static void exec_forget(struct process *p)
+{
+	struct container *c = p->container;
+	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+
+	if (!c->agent)
+		return;
+	ref.id = c->id;
+	ref.exec_id = p->exec_id;
+	agent_client_call(c->agent, AGENT_DELETE, &ref.base, container_call_timeout_ns(c),
+			  exec_ignore, NULL);
+}
+
+/* ---- start ---- */
+
+static void exec_start_failed(struct process *p, enum rpc_code code, const char *message)
+{
+	struct rpc_call *call = take_ptr(&p->start_call);
+
+	taskio_close(&p->io);
+	exec_forget(p);
+	process_fail_call(call, code, message);
+	process_release_waiters(p);
+}
+
+static void exec_waited(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+			const char *message)
+{
+	struct process *p = ctx;
+	const VMREQ_PB(WaitResponse) *w = (const void *)response;
+
+	/* The VM is gone: process_exec_vm_gone() follows. */
+	if (code == RPC_UNAVAILABLE || code == RPC_CANCELED)
+		return;
+	if (code != RPC_OK) {
+		log_err("shim", "wait for exec %s: %s", p->exec_id, message);
+		container_give_up_vm(p->container, "the agent lost an exec process");
+		return;
+	}
+	process_set_exited(p, w->exit_status, false);
+	process_publish_exit(p);
+	container_check_quiet(p->container);
+}
+
+static void exec_started(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+			 const char *message)
+{
+	struct process *p = ctx;
+	struct container *c = p->container;
+	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+	Ctrd__TaskExecStarted e = CTRD__TASK_EXEC_STARTED__INIT;
+	Ctrd__PidResponse r = CTRD__PID_RESPONSE__INIT;
+	struct rpc_call *call;
+
+	if (code != RPC_OK) {
+		exec_start_failed(p, code, message);
+		return;
+	}
+	call = take_ptr(&p->start_call);
+	p->state = TASK_RUNNING;
+	e.container_id = c->id;
+	e.exec_id = p->exec_id;
+	e.pid = (uint32_t)c->pid;
+	container_publish(c, "/tasks/exec-started", "TaskExecStarted", &e.base);
+	r.pid = (uint32_t)c->pid;
+	rpc_reply(call, &r.base);
+	ref.id = c->id;
+	ref.exec_id = p->exec_id;
+	agent_client_call(c->agent, AGENT_WAIT, &ref.base, 0, exec_waited, p);
+}
+
+static void exec_drained(void *ctx);
+
+static void exec_prepared(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+			  const char *message)
+{
+	struct process *p = ctx;
+	struct container *c = p->container;
+	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+	struct err err = {0};
+
+	if (code == RPC_OK && taskio_attach(&p->io, c->vm, exec_drained, p, &err)) {
+		code = rpc_code_from_errno(err.code);
+		message = err.msg;
+	}
+	if (code != RPC_OK) {
+		exec_start_failed(p, code, message);
+		return;
+	}
+	ref.id = c->id;
+	ref.exec_id = p->exec_id;
+	agent_client_call(c->agent, AGENT_START, &ref.base, container_call_timeout_ns(c),
+			  exec_started, p);
+}
+
+static void exec_opened(void *ctx, const struct err *err)
+{
+	struct process *p = ctx;
+	struct container *c = p->container;
+	VMREQ_PB(ExecRequest) * req;
+
+	if (err->code || c->phase != CONTAINER_LIVE) {
+		exec_start_failed(
+			p, err->code ? rpc_code_from_errno(err->code) : RPC_FAILED_PRECONDITION,
+			err->code ? err->msg : "the container has ended");
+		return;
+	}
+	req = vmreq_exec_new(c->id, p->exec_id, p->spec, c->spec, &p->io);
+	agent_client_call(c->agent, AGENT_EXEC, &req->base, container_call_timeout_ns(c),
+			  exec_prepared, p);
+	vmreq_exec_free(req);
+}
+
+void process_exec_start(struct process *p, struct rpc_call *call)
+{
+	struct container *c = p->container;
+
+	if (p->start_call) {
+		rpc_fail(call, RPC_UNKNOWN, "cannot start a running process");
+		return;
+	}
+	if (!process_check(p, TASK_OP_START, call))
+		return;
+	if (c->phase != CONTAINER_LIVE || c->init.has_exited) {
+		rpc_fail(call, RPC_FAILED_PRECONDITION,
+			 "container %s init process is not running: failed precondition", c->id);
+		return;
+	}
+	if (c->init.state == TASK_PAUSED) {
+		rpc_fail(call, RPC_UNKNOWN, "cannot exec in a paused state");
+		return;
+	}
+	p->start_call = call;
+	taskio_number(&p->io, &c->next_stream);
+	taskio_open(&p->io, exec_opened, p);
+}
+
+/* ---- delete ---- */
+
+static void exec_delete_finish(void *ctx)
+{
+	struct process *p = ctx;
+	Ctrd__DeleteResponse r = CTRD__DELETE_RESPONSE__INIT;
+	Ctrd__Timestamp at = CTRD__TIMESTAMP__INIT;
+
+	exec_forget(p);
+	process_release_waiters(p);
+	container_timestamp(p->exited_at_ns, &at);
+	r.pid = p->has_exited ? (uint32_t)p->container->pid : 0;
+	r.exit_status = p->exit_status;
+	r.exited_at = &at;
+	rpc_reply(p->delete_call, &r.base);
+	exec_free(p);
+}
+
+static void exec_drained(void *ctx)
+{
+	struct process *p = ctx;
+
+	if (p->delete_call)
+		loop_timer_arm(p->container->shim->loop, &p->delete_timer, 0, exec_delete_finish,
+			       p);
+	container_check_quiet(p->container);
+}
+
+void process_exec_delete(struct process *p, struct rpc_call *call)
+{
+	if (p->start_call || p->delete_call) {
+		rpc_fail(call, RPC_UNKNOWN, "cannot delete a running process");
+		return;
+	}
+	if (!process_check(p, TASK_OP_DELETE, call))
+		return;
+	p->delete_call = call;
+	/* A background child may hold the output for ever: what has not come by then is cut off. */
+	if (taskio_is_drained(&p->io))
+		exec_delete_finish(p);
+	else
+		loop_timer_arm(p->container->shim->loop, &p->delete_timer, CONTAINER_DRAIN_NS,
+			       exec_delete_finish, p);
+}
+
+void process_exec_vm_gone(struct process *p)
+{
+	if (p->start_call)
+		exec_start_failed(p, RPC_UNAVAILABLE, NULL);
+	taskio_close(&p->io);
+	if (p->state == TASK_RUNNING) {
+		process_set_exited(p, 137, false);
+		process_publish_exit(p);
+	}
+	if (p->delete_call)
+		exec_delete_finish(p);
+}

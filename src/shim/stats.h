@@ -1,0 +1,28 @@
+/*
+ * Stats: the container's cgroup in the guest as containerd's metrics message for cgroup v2
+ * (io.containerd.cgroups.v2.Metrics).
+ */
+#pragma once
+
+#include "agent.pb-c.h"
+#include "containerd_metrics.pb-c.h"
+#include "rpc.h"
+
+struct container;
+
+/* Asks the agent; answers the call later, within containerd's two seconds. */
+void stats_request(struct container *c, struct rpc_call *call);
+
+/* The message and its parts in one place; stats_fill() links them. All parts are always present: clients
+ * read through them without looking. */
+struct stats {
+	Ctrd__Metrics metrics;
+	Ctrd__PidsStat pids;
+	Ctrd__CPUStat cpu;
+	Ctrd__MemoryStat memory;
+	Ctrd__IOStat io;
+	Ctrd__MemoryEvents events;
+};
+
+/* From the text of the cgroup's files. What is missing or not a number stays 0; "max" is the largest. */
+void stats_fill(struct stats *s, const Harpoon__Agent__V1__StatsResponse *r);

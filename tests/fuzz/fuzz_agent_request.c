@@ -1,0 +1,101 @@
+/*
+ * Requests to the agent, as bytes: unpacked and checked like the service does before it acts. The first
+ * byte picks the message. What passes must keep the promises of request.h.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lookup.h"
+#include "request.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+static void require(bool ok)
+{
+	if (!ok)
+		abort();
+}
+
+static void check_create(const AGENT_PB(CreateContainerRequest) * r)
+{
+	struct err err = {0};
+
+	if (request_check_create(r, &err)) {
+		require(err.code < 0 && err.msg[0]);
+		return;
+	}
+	require(r->process && r->process->n_args && r->process->args[0][0]);
+	require(!strchr(r->id, '/') && strlen(r->id) <= REQUEST_ID_MAX);
+	require(r->root_share[0] && !strchr(r->root_share, '/'));
+	for (size_t i = 0; i < r->n_mounts; i++)
+		require(r->mounts[i]->destination[0] == '/');
+	for (size_t i = 0; i < r->n_devices; i++)
+		require(!strncmp(r->devices[i]->path, "/dev/", 5));
+	for (size_t i = 0; i < r->process->n_env; i++)
+		require(strchr(r->process->env[i], '='));
+}
+
+static void check_exec(const AGENT_PB(ExecRequest) * r)
+{
+	struct err err = {0};
+
+	if (!request_check_exec(r, &err))
+		require(r->exec_id[0] && r->process && r->process->cwd[0] == '/');
+}
+
+static void check_passwd(const uint8_t *data, size_t len)
+{
+	char *text = strndup((const char *)data, len);
+
+	if (text)
+		lookup_home(text, 1000);
+	free(text);
+}
+
+/* Unpacks with the descriptor and hands the message to a check of its type. */
+#define CHECK(type, check, ...) \
+	do { \
+		void *m = protobuf_c_message_unpack(&harpoon__agent__v1__##type##__descriptor, \
+						    NULL, len, data); \
+		if (m) { \
+			check(m, ##__VA_ARGS__); \
+			protobuf_c_message_free_unpacked(m, NULL); \
+		} \
+	} while (0)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+	struct err err = {0};
+	uint8_t which;
+
+	if (!len)
+		return 0;
+	which = *data++ % 7;
+	len--;
+	switch (which) {
+	case 0:
+		CHECK(create_container_request, check_create);
+		break;
+	case 1:
+		CHECK(exec_request, check_exec);
+		break;
+	case 2:
+		CHECK(signal_request, request_check_signal, &err);
+		break;
+	case 3:
+		CHECK(update_request, request_check_update, &err);
+		break;
+	case 4:
+		CHECK(configure_request, request_check_configure, &err);
+		break;
+	case 5:
+		CHECK(resize_request, request_check_resize, &err);
+		break;
+	default:
+		check_passwd(data, len);
+		break;
+	}
+	return 0;
+}

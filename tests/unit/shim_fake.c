@@ -1,0 +1,379 @@
+/* See shim_fake.h. One VM at a time. */
+#include "shim_fake.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agent.pb-c.h"
+#include "cleanup.h"
+#include "mux.h"
+#include "util.h"
+
+#define PB(name) Harpoon__Agent__V1__##name
+#define FN(name) harpoon__agent__v1__##name
+
+struct fake fake;
+
+/* Only its address is used: it is a struct fake_stream. */
+struct hv_stream {
+	struct fake_stream s;
+};
+
+struct fake_wait {
+	char exec_id[80];
+	struct rpc_call *call; /* NULL = free */
+	bool ended;	       /* before anybody waited */
+	uint32_t status;
+};
+
+struct hv_vm {
+	struct hv_callbacks cb;
+	void *ctx;
+	struct loop_timer ready, exit;
+	struct hv_exit why;
+	bool ending;
+	struct rpc_server *agent;
+	struct fake_wait waits[FAKE_WAITS_MAX];
+	struct rpc_call *start_call, *signal_call;
+};
+
+static struct hv_vm *the_vm;
+
+void fake_reset(struct loop *loop)
+{
+	fake = (struct fake){.loop = loop};
+}
+
+/* ---- the agent ---- */
+
+static struct fake_wait *fake_wait_for(const char *exec_id)
+{
+	for (size_t i = 0; i < FAKE_WAITS_MAX; i++) {
+		struct fake_wait *w = &the_vm->waits[i];
+
+		if ((w->call || w->ended) && !strcmp(w->exec_id, exec_id))
+			return w;
+	}
+	for (size_t i = 0; i < FAKE_WAITS_MAX; i++) {
+		struct fake_wait *w = &the_vm->waits[i];
+
+		if (!w->call && !w->ended) {
+			snprintf(w->exec_id, sizeof(w->exec_id), "%s", exec_id);
+			return w;
+		}
+	}
+	abort();
+}
+
+static void fake_answer_wait(struct fake_wait *w)
+{
+	PB(WaitResponse) r = HARPOON__AGENT__V1__WAIT_RESPONSE__INIT;
+
+	r.exit_status = w->status;
+	rpc_reply(take_ptr(&w->call), &r.base);
+	w->ended = false;
+}
+
+void fake_exit(const char *exec_id, uint32_t status)
+{
+	struct fake_wait *w = fake_wait_for(exec_id);
+
+	w->status = status;
+	w->ended = true;
+	if (w->call)
+		fake_answer_wait(w);
+}
+
+static void fake_on_wait(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	struct fake_wait *w = fake_wait_for(((const PB(ProcessRef) *)m)->exec_id);
+
+	w->call = call;
+	if (w->ended)
+		fake_answer_wait(w);
+}
+
+static void fake_on_empty(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	rpc_reply_empty(call);
+}
+
+static void fake_on_create(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	PB(CreateContainerResponse) r = HARPOON__AGENT__V1__CREATE_CONTAINER_RESPONSE__INIT;
+
+	if (fake.create_code)
+		rpc_fail(call, fake.create_code, "%s", fake.create_text);
+	else
+		rpc_reply(call, &r.base);
+}
+
+void fake_answer_start(void)
+{
+	PB(StartResponse) r = HARPOON__AGENT__V1__START_RESPONSE__INIT;
+
+	r.pid = 7;
+	rpc_reply(take_ptr(&the_vm->start_call), &r.base);
+}
+
+static void fake_on_start(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	the_vm->start_call = call;
+	if (fake.exit_on_start)
+		fake_exit("", fake.exit_on_start - 1);
+	if (!fake.hold_start)
+		fake_answer_start();
+}
+
+static void fake_on_signal(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	const PB(SignalRequest) *r = (const void *)m;
+	cleanup_free char *exec_id = xstrdup(r->exec_id);
+
+	fake.last_signal = r->signal;
+	fake.nr_signals++;
+	if (fake.signals_ignored) {
+		the_vm->signal_call = call;
+		return;
+	}
+	rpc_reply_empty(call);
+	if (fake.last_signal == SIGKILL)
+		fake_exit(exec_id, 137);
+}
+
+static void fake_on_stats(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	PB(StatsResponse) r = HARPOON__AGENT__V1__STATS_RESPONSE__INIT;
+	PB(CgroupFile) f = HARPOON__AGENT__V1__CGROUP_FILE__INIT;
+	PB(CgroupFile) * files[] = {&f};
+
+	f.name = "memory.current";
+	f.value = "4096\n";
+	r.files = files;
+	r.n_files = 1;
+	r.mem_total = 1 << 20;
+	rpc_reply(call, &r.base);
+}
+
+static const struct rpc_method fake_methods[] = {
+	{"Configure", &FN(configure_request__descriptor), &FN(empty__descriptor), fake_on_empty},
+	{"CreateContainer", &FN(create_container_request__descriptor),
+	 &FN(create_container_response__descriptor), fake_on_create},
+	{"Exec", &FN(exec_request__descriptor), &FN(empty__descriptor), fake_on_empty},
+	{"Start", &FN(process_ref__descriptor), &FN(start_response__descriptor), fake_on_start},
+	{"Signal", &FN(signal_request__descriptor), &FN(empty__descriptor), fake_on_signal},
+	{"Wait", &FN(process_ref__descriptor), &FN(wait_response__descriptor), fake_on_wait},
+	{"Resize", &FN(resize_request__descriptor), &FN(empty__descriptor), fake_on_empty},
+	{"Stats", &FN(process_ref__descriptor), &FN(stats_response__descriptor), fake_on_stats},
+	{"Update", &FN(update_request__descriptor), &FN(empty__descriptor), fake_on_empty},
+	{"Delete", &FN(process_ref__descriptor), &FN(empty__descriptor), fake_on_empty},
+};
+static const struct rpc_service fake_service = {"harpoon.agent.v1.Agent", fake_methods,
+						ARRAY_SIZE(fake_methods)};
+static const struct rpc_service *const fake_services[] = {&fake_service};
+
+/* ---- streams ---- */
+
+struct fake_stream *fake_find_stream(uint32_t id)
+{
+	for (size_t i = 0; i < FAKE_STREAMS_MAX; i++) {
+		if (fake.streams[i].live && fake.streams[i].id == id)
+			return &fake.streams[i];
+	}
+	return NULL;
+}
+
+static void fake_stream_over(struct fake_stream *s, int err)
+{
+	s->live = false;
+	cleanup_closep(&s->rfd);
+	cleanup_closep(&s->wfd);
+	if (s->done)
+		s->done(s->ctx, err);
+}
+
+void fake_output(uint32_t id, const char *data)
+{
+	struct fake_stream *s = fake_find_stream(id);
+
+	if (!s)
+		return;
+	if (data && write(s->wfd, data, strlen(data)) < 0)
+		abort();
+	if (!data)
+		fake_stream_over(s, 0);
+}
+
+int hv_vm_attach_stream(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream_done_fn done,
+			void *ctx, struct hv_stream **ret, struct err *err)
+{
+	if (id == MUX_STREAM_RPC)
+		return rpc_server_add_conn(vm->agent, rfd, err);
+	for (size_t i = 0; i < FAKE_STREAMS_MAX; i++) {
+		struct fake_stream *s = &fake.streams[i];
+
+		if (s->live)
+			continue;
+		*s = (struct fake_stream){id, rfd, wfd, done, ctx, true};
+		*ret = (struct hv_stream *)s;
+		return 0;
+	}
+	return -ENOSPC;
+}
+
+void hv_stream_detach(struct hv_stream *s)
+{
+	fake_stream_over((struct fake_stream *)s, -ECANCELED);
+}
+
+/* ---- the VM ---- */
+
+static void fake_end_process(void)
+{
+	if (!fake.pid)
+		return;
+	kill(fake.pid, SIGKILL);
+	waitpid(fake.pid, NULL, 0);
+	fake.pid = 0;
+}
+
+static void fake_on_exit(void *ctx)
+{
+	struct hv_vm *vm = ctx;
+
+	fake_end_process();
+	for (size_t i = 0; i < FAKE_STREAMS_MAX; i++) {
+		if (fake.streams[i].live)
+			fake_stream_over(&fake.streams[i], -EPIPE);
+	}
+	vm->cb.on_exit(vm->ctx, &vm->why);
+}
+
+static void fake_end(enum hv_exit_kind kind, const char *why)
+{
+	if (the_vm->ending)
+		return;
+	the_vm->ending = true;
+	the_vm->why.kind = kind;
+	snprintf(the_vm->why.text, sizeof(the_vm->why.text), "%s", why);
+	loop_timer_arm(fake.loop, &the_vm->exit, 0, fake_on_exit, the_vm);
+}
+
+void fake_vm_die(const char *why)
+{
+	fake_end(HV_EXIT_PANIC, why);
+}
+
+void hv_vm_kill(struct hv_vm *vm)
+{
+	fake_end(HV_EXIT_KILLED, "killed on request");
+}
+
+int hv_vm_new(struct loop *loop, const struct hv_params *params, const struct hv_callbacks *cb,
+	      void *ctx, struct hv_vm **ret, struct err *err)
+{
+	struct hv_vm *vm = xcalloc(1, sizeof(*vm));
+
+	vm->cb = *cb;
+	vm->ctx = ctx;
+	vm->agent = rpc_server_new(loop, fake_services, 1, NULL);
+	the_vm = *ret = vm;
+	fake.vm_exists = true;
+	fake.nr_vms++;
+	return 0;
+}
+
+void hv_vm_free(struct hv_vm *vm)
+{
+	loop_timer_cancel(&vm->ready);
+	loop_timer_cancel(&vm->exit);
+	fake_end_process();
+	for (size_t i = 0; i < FAKE_STREAMS_MAX; i++) {
+		if (fake.streams[i].live)
+			fake_stream_over(&fake.streams[i], -ECANCELED);
+	}
+	/* Every call must be answered once, also by an agent that is gone. */
+	for (size_t i = 0; i < FAKE_WAITS_MAX; i++) {
+		if (vm->waits[i].call)
+			fake_answer_wait(&vm->waits[i]);
+	}
+	if (vm->start_call)
+		fake_answer_start();
+	if (vm->signal_call)
+		rpc_reply_empty(vm->signal_call);
+	rpc_server_free(vm->agent);
+	free(vm);
+	the_vm = NULL;
+	fake.vm_exists = false;
+}
+
+int hv_vm_share(struct hv_vm *vm, const char *name, int dirfd, uint32_t flags, struct err *err)
+{
+	close(dirfd);
+	fake.nr_shares++;
+	return 0;
+}
+
+static void fake_on_ready(void *ctx)
+{
+	struct hv_vm *vm = ctx;
+	struct hv_ready ready = {.agent_version = 1};
+
+	vm->cb.on_ready(vm->ctx, &ready);
+}
+
+int hv_vm_start(struct hv_vm *vm, struct err *err)
+{
+	if (fake.start_error)
+		return err_say(err, -ENOENT, "%s", fake.start_error);
+	fake.pid = fork();
+	if (!fake.pid) {
+		pause();
+		_exit(0);
+	}
+	if (!fake.never_ready)
+		loop_timer_arm(fake.loop, &vm->ready, 1000000, fake_on_ready, vm);
+	return 0;
+}
+
+int hv_vm_pause(struct hv_vm *vm, struct err *err)
+{
+	fake.paused = true;
+	return 0;
+}
+
+int hv_vm_resume(struct hv_vm *vm, struct err *err)
+{
+	fake.paused = false;
+	return 0;
+}
+
+pid_t hv_vm_pid(const struct hv_vm *vm)
+{
+	return fake.pid;
+}
+
+const char *hv_vm_backend(const struct hv_vm *vm)
+{
+	return "fake";
+}
+
+int hv_vm_footprint(const struct hv_vm *vm, struct hv_footprint *ret, struct err *err)
+{
+	return -ENOTSUP;
+}
+
+int hv_choose_backend(const struct config *config, struct hv_choice *ret, struct err *err)
+{
+	snprintf(ret->why, sizeof(ret->why), "it is a \"test\"");
+	return 0;
+}
+
+int hv_cleanup_state(int state_dir_fd, struct err *err)
+{
+	return 0;
+}

@@ -1,0 +1,206 @@
+/* Checks of requests, maps of ids, /etc/passwd: the agent's pure parts. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "lookup.h"
+#include "request.h"
+#include "spawn.h"
+
+struct fixture {
+	AGENT_PB(CreateContainerRequest) create;
+	AGENT_PB(Process) process;
+	AGENT_PB(User) user;
+	char *args[2], *env[2];
+};
+
+static void fixture_init(struct fixture *f)
+{
+	*f = (struct fixture){.args = {"/bin/true"}};
+	harpoon__agent__v1__create_container_request__init(&f->create);
+	harpoon__agent__v1__process__init(&f->process);
+	harpoon__agent__v1__user__init(&f->user);
+	f->process.args = f->args;
+	f->process.n_args = 1;
+	f->process.env = f->env;
+	f->process.cwd = "/";
+	f->process.user = &f->user;
+	f->create.id = "c1";
+	f->create.root_share = "root";
+	f->create.process = &f->process;
+}
+
+static void expect(struct fixture *f, int code, const char *text)
+{
+	struct err err = {0};
+
+	assert_int_equal(request_check_create(&f->create, &err), code);
+	if (!strstr(err.msg, text))
+		fail_msg("wanted '%s', got '%s'", text, err.msg);
+}
+
+static void test_ids(void **state)
+{
+	static const char *const good[] = {"a", "A-b_c.d", "0123", "abc..d"};
+	static const char *const bad[] = {"",	  ".",	  "..",	 "-a",	     "a/b",
+					  "../x", "a\nb", "a b", "\xc3\xa4", "a\x01"};
+	char longest[REQUEST_ID_MAX + 2];
+
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+		assert_true(request_id_is_valid(good[i]));
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_false(request_id_is_valid(bad[i]));
+	memset(longest, 'a', sizeof(longest));
+	longest[REQUEST_ID_MAX + 1] = '\0';
+	assert_false(request_id_is_valid(longest));
+	longest[REQUEST_ID_MAX] = '\0';
+	assert_true(request_id_is_valid(longest));
+}
+
+static void test_process_rules(void **state)
+{
+	struct fixture f;
+	uint8_t bpf[12] = {0};
+
+	fixture_init(&f);
+	expect(&f, 0, "");
+	f.create.process = NULL;
+	expect(&f, -EINVAL, "no process");
+	fixture_init(&f);
+	f.process.n_args = 0;
+	expect(&f, -EINVAL, "args is empty");
+	fixture_init(&f);
+	f.args[0] = "";
+	expect(&f, -EINVAL, "args is empty");
+	fixture_init(&f);
+	f.process.cwd = "tmp";
+	expect(&f, -EINVAL, "not absolute");
+	fixture_init(&f);
+	f.env[0] = "novalue";
+	f.process.n_env = 1;
+	expect(&f, -EINVAL, "invalid environment variable 'novalue'");
+	f.env[0] = "=x";
+	expect(&f, -EINVAL, "invalid environment variable");
+	fixture_init(&f);
+	f.process.seccomp_bpf.data = bpf;
+	f.process.seccomp_bpf.len = sizeof(bpf);
+	expect(&f, -EINVAL, "seccomp program of 12 bytes");
+	fixture_init(&f);
+	f.process.seccomp_flags = 8;
+	expect(&f, -EINVAL, "seccomp flags");
+	fixture_init(&f);
+	f.user.uid = UINT32_MAX;
+	expect(&f, -EINVAL, "user");
+	fixture_init(&f);
+	f.user.has_umask = true;
+	f.user.umask = 01000;
+	expect(&f, -EINVAL, "umask");
+}
+
+static void test_stream_rules(void **state)
+{
+	struct fixture f;
+
+	fixture_init(&f);
+	f.process.stdout_stream = 1;
+	expect(&f, -EINVAL, "stdout stream 1 is reserved");
+	f.process.stdout_stream = 16;
+	f.process.stderr_stream = 16;
+	expect(&f, -EINVAL, "must differ");
+	f.process.stderr_stream = 17;
+	expect(&f, 0, "");
+	f.process.terminal = true;
+	expect(&f, -EINVAL, "no stderr stream");
+}
+
+static void test_namespace_and_mapping_rules(void **state)
+{
+	AGENT_PB(IdMapping) map = HARPOON__AGENT__V1__ID_MAPPING__INIT, *maps[] = {&map};
+	struct fixture f;
+
+	fixture_init(&f);
+	f.create.namespaces = 0x80;
+	expect(&f, -EINVAL, "namespaces 0x80");
+	f.create.namespaces = 0x10000000;
+	expect(&f, -EINVAL, "need each other");
+	f.create.uid_mappings = f.create.gid_mappings = maps;
+	f.create.n_uid_mappings = f.create.n_gid_mappings = 1;
+	expect(&f, -EINVAL, "out of range");
+	map.size = 10;
+	expect(&f, 0, "");
+	map.host_id = UINT32_MAX - 5;
+	expect(&f, -EINVAL, "out of range");
+}
+
+static void test_device_rules(void **state)
+{
+	AGENT_PB(Device) dev = HARPOON__AGENT__V1__DEVICE__INIT, *devices[] = {&dev};
+	struct fixture f;
+
+	fixture_init(&f);
+	f.create.devices = devices;
+	f.create.n_devices = 1;
+	dev.path = "/etc/dev";
+	dev.mode = 0020666;
+	expect(&f, -EINVAL, "not below /dev");
+	dev.path = "/dev/x";
+	expect(&f, 0, "");
+	dev.mode = 0100666;
+	expect(&f, -EINVAL, "is no device");
+	dev.mode = 0020666;
+	dev.major = 0x1000;
+	expect(&f, -EINVAL, "number");
+}
+
+static void test_home_in_passwd(void **state)
+{
+	char text[] = "root:x:0:0:root:/root:/bin/sh\nbroken\n:::::\nx:x:12a:0::/no:\n"
+		      "u:x:12:0::/home/u:/bin/sh:extra\nshort:x:13:0\nnoshell:x:14:0::/h14\n";
+	char copy[sizeof(text)];
+	static const struct {
+		uint32_t uid;
+		const char *home;
+	} want[] = {{0, "/root"}, {12, "/home/u"}, {13, NULL}, {14, "/h14"}, {99, NULL}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(want); i++) {
+		const char *home;
+
+		memcpy(copy, text, sizeof(text));
+		home = lookup_home(copy, want[i].uid);
+		if (want[i].home)
+			assert_string_equal(home, want[i].home);
+		else
+			assert_null(home);
+	}
+}
+
+static void test_map_of_ids(void **state)
+{
+	struct id_range ranges[] = {{0, 1000, 1}, {1, 100000, 65535}};
+	struct id_map map = {ranges, 2}, none = {0};
+
+	assert_int_equal(spawn_map_id(&map, 0), 1000);
+	assert_int_equal(spawn_map_id(&map, 1), 100000);
+	assert_int_equal(spawn_map_id(&map, 65535), 165534);
+	assert_int_equal(spawn_map_id(&none, 42), 42);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_ids),
+		cmocka_unit_test(test_process_rules),
+		cmocka_unit_test(test_stream_rules),
+		cmocka_unit_test(test_namespace_and_mapping_rules),
+		cmocka_unit_test(test_device_rules),
+		cmocka_unit_test(test_home_in_passwd),
+		cmocka_unit_test(test_map_of_ids),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
