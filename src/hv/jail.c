@@ -11,6 +11,9 @@
  * /usr (a folder that exists on every host), filled, made read-only and pivoted into. Namespaces before
  * ids, ids before no_new_privs.
  *
+ * Cost, measured on a 2-core development machine: about 0.5 ms more than a plain fork and exec, and 0.6 ms
+ * for a new network namespace when none is joined.
+ *
  * Left out, with reasons:
  *  - a user namespace: many hosts forbid them, and the parent is root anyway;
  *  - RLIMIT_AS: guest memory, translation cache and thread stacks are address space, not memory; the

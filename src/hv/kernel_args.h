@@ -1,5 +1,15 @@
 /* The guest kernel's command line. Pure. */
 #pragma once
 
-/* Ours, then the administrator's `extra` (may be ""). Caller frees. */
-char *kernel_args_build(const char *extra);
+#include <stdbool.h>
+#include <stdint.h>
+
+struct kernel_args {
+	bool emulated; /* by TCG, not run by the processor */
+	uint32_t nr_vcpus;
+	uint32_t tsc_khz;  /* of the counter the guest sees, 0 = unknown */
+	const char *extra; /* the administrator's, comes last; may be "" */
+};
+
+/* Caller frees. */
+char *kernel_args_build(const struct kernel_args *a);

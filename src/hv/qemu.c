@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "host_tsc.h"
 #include "hv_internal.h"
 #include "kernel_args.h"
 #include "log.h"
@@ -35,7 +36,8 @@
 
 struct qemu {
 	struct hv_vm *vm;
-	struct qmp *qmp; /* owned */
+	struct qmp *qmp;     /* owned */
+	struct host_tsc tsc; /* first reading, taken early so that the second need not wait */
 	bool greeted;
 	bool panicked;
 	char reason[QEMU_REASON_MAX]; /* of the SHUTDOWN event, "" = none came */
@@ -114,6 +116,7 @@ static int qemu_new(struct hv_vm *vm, struct err *err)
 			       (unsigned long long)vm->params.mem_bytes);
 	q = xcalloc(1, sizeof(*q));
 	q->vm = vm;
+	host_tsc_start(&q->tsc);
 	vm->backend = q;
 	return 0;
 }
@@ -203,7 +206,13 @@ static int qemu_spawn(struct hv_vm *vm, const char *binary, char **argv, const i
 static int qemu_exec(struct hv_vm *vm, const int *fds, struct err *err)
 {
 	const struct config *c = vm->params.config;
-	cleanup_free char *cmdline = kernel_args_build(c->kernel_args);
+	const struct qemu *q = vm->backend;
+	cleanup_free char *cmdline = kernel_args_build(&(struct kernel_args){
+		.emulated = true,
+		.nr_vcpus = vm->params.nr_vcpus,
+		.tsc_khz = host_tsc_khz(&q->tsc),
+		.extra = c->kernel_args,
+	});
 	char binary[PATH_MAX];
 	struct qemu_args args = {
 		.qemu = binary,

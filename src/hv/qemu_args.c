@@ -50,11 +50,12 @@ static void qemu_args_machine(struct qemu_argv *v, const struct qemu_args *a)
 
 	/*
 	 * pit and pic: without KVM's paravirtual clock the guest has no other timer early on and hangs.
+	 * rtc: its kernel waits a second for the clock chip to answer when there is none.
 	 * acpi=off: the kernel has none; processors come in an MP table then. mem-merge: would let one
 	 * VM time what another holds.
 	 */
 	qemu_arg(v, "-machine",
-		 xstrdup("microvm,pit=on,pic=on,rtc=off,acpi=off,x-option-roms=off,isa-serial=on,"
+		 xstrdup("microvm,pit=on,pic=on,rtc=on,acpi=off,x-option-roms=off,isa-serial=on,"
 			 "dump-guest-core=off,mem-merge=off,memory-backend=ram"));
 	/* Otherwise virtio-mmio offers the pre-1.0 interface only, which no device of ours speaks. */
 	qemu_arg(v, "-global", xstrdup("virtio-mmio.force-legacy=off"));

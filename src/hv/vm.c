@@ -6,8 +6,9 @@
  * process is killed -> all are reaped and the agent's channel is read to its end -> HV_ENDED, on_exit.
  *
  * Who ends first? The file server ends by itself when the VMM's socket closes, and pidfds do not tell
- * which of two processes was first. So when one goes, the other gets HV_GRACE_NS to follow, and
- * the VMM's own explanation wins.
+ * which of two processes was first. So when the server ends in good order, or the agent's channel closes,
+ * the VMM gets HV_GRACE_NS to follow, and its own explanation wins. A server killed by a signal is a cause
+ * by itself.
  *
  * Thread: the loop's. on_ready and on_exit come from the loop and may free the VM.
  */
@@ -25,7 +26,8 @@
 #include "log.h"
 
 #define HV_MS 1000000ull
-#define HV_GRACE_NS (250 * HV_MS)
+/* QEMU closes its sockets well before it is gone: unmapping guest memory on a busy host takes time. */
+#define HV_GRACE_NS (5000 * HV_MS)
 
 static_assert(HV_SHARE_NAME_MAX == FS_CONTROL_NAME_MAX, "names fit both ways");
 static_assert(HV_SHARE_READ_ONLY == FS_CONTROL_READ_ONLY, "flags are passed on as they are");
@@ -97,8 +99,11 @@ static void hv_on_fs_exit(void *ctx)
 {
 	struct hv_vm *vm = ctx;
 
-	if (vm->state == HV_RUNNING && child_is_running(&vm->vmm))
-		loop_timer_arm(vm->loop, &vm->grace_timer, HV_GRACE_NS, hv_on_fs_alone, vm);
+	if (vm->state == HV_RUNNING && child_is_running(&vm->vmm)) {
+		uint64_t grace_ns = vm->fs.child.status > 128 ? 0 : HV_GRACE_NS;
+
+		loop_timer_arm(vm->loop, &vm->grace_timer, grace_ns, hv_on_fs_alone, vm);
+	}
 	hv_check_final(vm);
 }
 

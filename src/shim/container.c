@@ -233,15 +233,9 @@ static void container_stop(void *ctx)
 	task.exit_status = c->init.exit_status;
 	task.exited_at_ns = c->init.exited_at_ns;
 	bundle_task_write(c->state_fd, &task);
-	if (c->shim->stopping) {
-		/* containerd will publish the exit, from what `delete` finds on disk. */
-		c->init.exit_is_public = true;
-		c->init.state = TASK_STOPPED;
-		process_release_waiters(&c->init);
-		shim_shutdown(c->shim);
-		return;
-	}
 	process_publish_exit(&c->init);
+	if (c->shim->terminating)
+		shim_linger(c->shim);
 	if (c->delete_call)
 		container_delete_begin(c);
 }

@@ -88,8 +88,8 @@ static void create_failed(void *ctx, const struct err *none)
 	rpc_fail_err(call, &err);
 	if (delete_call)
 		rpc_fail(delete_call, RPC_NOT_FOUND, "container not created: not found");
-	if (shim->stopping)
-		shim_shutdown(shim);
+	if (shim->terminating)
+		shim_linger(shim);
 }
 
 static void create_take_back(void *ctx)
@@ -515,7 +515,7 @@ void create_begin(struct shim *shim, const Ctrd__CreateTaskRequest *req, struct 
 			 shim->container->id);
 		return;
 	}
-	if (shim->stopping) {
+	if (shim->stopping || shim->terminating) {
 		rpc_fail(call, RPC_UNAVAILABLE, "the shim is ending");
 		return;
 	}

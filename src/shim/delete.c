@@ -3,7 +3,7 @@
  * All it knows is on disk: the state folder of the bundle. Every step takes "nothing there" for success, so
  * it can run twice, at once, or on half of a container.
  *
- *   the shim, if it still lives      asked to end, then killed; its children die with it
+ *   the shim, if it still lives      given a moment, then killed; its children die with it
  *   the VM's processes               from <bundle>/harpoon/processes
  *   poststop hooks                   if the container was never deleted in order
  *   <bundle>/rootfs, socket, state   removed
@@ -33,7 +33,7 @@
 #include "sys.h"
 
 #define DELETE_KILLED 137
-#define DELETE_SHIM_TERM_MS 1500
+#define DELETE_SHIM_MS 1000
 #define DELETE_SHIM_KILL_MS 1000
 #define DELETE_HOOK_LIMIT_S 2
 
@@ -55,11 +55,10 @@ static void delete_end_shim(int state_fd)
 
 	if (pidfd < 0)
 		return;
-	/* Mostly it is on its way out already. */
-	sys_pidfd_send_signal(pidfd, SIGTERM);
-	if (delete_wait_gone(pidfd, DELETE_SHIM_TERM_MS))
+	/* Mostly it is on its way out already. If not, containerd has given up on it. */
+	if (delete_wait_gone(pidfd, DELETE_SHIM_MS))
 		return;
-	log_warn("delete", "the shim did not end when asked to: killed");
+	log_warn("delete", "the shim still runs, though nobody talks to it: killed");
 	sys_pidfd_send_signal(pidfd, SIGKILL);
 	delete_wait_gone(pidfd, DELETE_SHIM_KILL_MS);
 }

@@ -29,13 +29,18 @@ struct process_waiter {
 int process_init(struct process *p, struct container *c, const char *exec_id,
 		 const char *const paths[TASKIO_MAX], bool terminal, struct err *err)
 {
+	const struct taskio_params params = {.paths = paths,
+					     .terminal = terminal,
+					     .id = *exec_id ? exec_id : c->id,
+					     .namespace_ = c->shim->namespace_};
+
 	*p = (struct process){.container = c, .io_terminal = terminal};
 	list_init(&p->link);
 	list_init(&p->waiters);
 	p->exec_id = xstrdup(exec_id);
 	for (size_t i = 0; i < TASKIO_MAX; i++)
 		p->io_paths[i] = xstrdup(paths[i]);
-	return taskio_init(&p->io, c->shim->loop, paths, terminal, err);
+	return taskio_init(&p->io, c->shim->loop, &params, err);
 }
 
 void process_done(struct process *p)

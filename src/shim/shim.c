@@ -2,8 +2,9 @@
  * The serving process: loop, server, publisher, signals, and the way out; see shim.h.
  *
  * Shutdown (containerd): the socket's name goes first, then the answers and events under way, then us.
- * SIGTERM, SIGINT: the VM is killed, mounts are undone, and what happened stays on disk for `delete`, which
- * containerd runs when our connections close. SIGHUP and SIGPIPE are ignored.
+ * SIGTERM, SIGINT: the VM is killed and its end told as always. Clients have a moment to delete the container;
+ * if none does, mounts are undone, and what happened stays on disk for `delete`, which containerd runs when
+ * our connections close. SIGHUP and SIGPIPE are ignored.
  */
 #include "shim.h"
 
@@ -23,6 +24,8 @@
 
 /* containerd waits three seconds for a shim to shut down. */
 #define SHIM_FLUSH_NS 2000000000ull
+/* After SIGTERM: how long clients have to delete the container whose end they have just heard of. */
+#define SHIM_LINGER_NS 3000000000ull
 
 static void shim_remove_socket(struct shim *s)
 {
@@ -64,18 +67,29 @@ void shim_shutdown(struct shim *s)
 	loop_timer_arm(s->loop, &s->stop_timer, 0, shim_flush, s);
 }
 
+static void shim_linger_over(void *ctx)
+{
+	shim_shutdown(ctx);
+}
+
+void shim_linger(struct shim *s)
+{
+	if (!s->stopping)
+		loop_timer_arm(s->loop, &s->stop_timer, s->container ? SHIM_LINGER_NS : 0,
+			       shim_linger_over, s);
+}
+
 static void shim_terminate(struct shim *s)
 {
 	struct container *c = s->container;
 	struct err err = {0};
 
-	if (s->stopping)
+	if (s->stopping || s->terminating)
 		return;
 	log_info("shim", "asked to terminate");
-	s->stopping = true;
-	shim_remove_socket(s);
+	s->terminating = true;
 	if (!c || c->phase >= CONTAINER_STOPPED) {
-		shim_shutdown(s);
+		shim_linger(s);
 	} else if (c->phase == CONTAINER_CREATING) {
 		err_say(&err, -ECANCELED, "the shim was told to terminate");
 		create_fail(c, &err);

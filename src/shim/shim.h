@@ -23,7 +23,8 @@ struct shim {
 	struct rpc_server *server;
 	struct publisher *events;
 	struct container *container; /* NULL = none */
-	bool stopping;
+	bool stopping;		     /* the way out has begun */
+	bool terminating; /* SIGTERM: ends soon after the container has, deleted or not */
 	int signal_fd;
 	struct loop_watch *signal_watch;
 	struct loop_timer stop_timer;
@@ -45,5 +46,7 @@ struct shim_params {
 };
 int shim_serve(const struct shim_params *params, struct err *err);
 
+/* The container of a terminating shim has ended: a moment for its Delete, then the end. */
+void shim_linger(struct shim *s);
 /* Shutdown: from now on nobody finds this shim; ends when answers and events are out. */
 void shim_shutdown(struct shim *s);

@@ -34,46 +34,60 @@ struct taskio_link {
 
 static const char *const taskio_names[TASKIO_MAX] = {"stdin", "stdout", "stderr"};
 
-/* Copies the path out of a bare path or a fifo:// URI. */
-static int taskio_set_path(struct taskio_stream *s, const char *name, const char *uri,
+static bool taskio_has_scheme(const char *uri, const char *scheme)
+{
+	return !strncmp(uri, scheme, strlen(scheme));
+}
+
+/* Takes a bare path or a URI apart. */
+static int taskio_set_path(struct taskio_stream *s, enum taskio_index i, const char *uri,
 			   struct err *err)
 {
-	const char *sep = strstr(uri, "://");
+	const char *sep = strstr(uri, "://"), *path = uri, *name = taskio_names[i];
 
 	if (strlen(uri) > TASKIO_PATH_MAX)
 		return err_say(err, -EINVAL, "%s: path is longer than %d bytes", name,
 			       TASKIO_PATH_MAX);
-	if (sep && !strncmp(uri, "fifo://", strlen("fifo://")))
-		uri = sep + 3;
-	else if (sep && (!strncmp(uri, "binary://", 9) || !strncmp(uri, "file://", 7)))
-		return err_say(err, -EOPNOTSUPP,
-			       "%s: '%.*s' logging is not supported yet, only FIFOs are", name,
-			       (int)(sep - uri), uri);
-	else if (sep)
-		return err_say(err, -EINVAL, "unknown STDIO scheme %.*s", (int)MIN(sep - uri, 32),
-			       uri);
-	if (*uri && *uri != '/')
-		return err_say(err, -EINVAL, "%s: '%.200s' is not an absolute path", name, uri);
-	s->path = xstrdup(uri);
+	if (taskio_has_scheme(uri, "fifo://"))
+		path = sep + 3;
+	else if (i != TASKIO_IN && taskio_has_scheme(uri, "file://")) {
+		path = sep + 3;
+		s->kind = TASKIO_FILE;
+	} else if (i != TASKIO_IN && taskio_has_scheme(uri, "binary://")) {
+		s->kind = TASKIO_BINARY;
+	} else if (sep) {
+		return err_say(err, -EINVAL, "%s: unknown STDIO scheme %.*s", name,
+			       (int)MIN(sep - uri, 32), uri);
+	}
+	if (s->kind != TASKIO_BINARY && *path && *path != '/')
+		return err_say(err, -EINVAL, "%s: '%.200s' is not an absolute path", name, path);
+	s->path = xstrdup(path);
 	return 0;
 }
 
-int taskio_init(struct taskio *io, struct loop *loop, const char *const paths[TASKIO_MAX],
-		bool terminal, struct err *err)
+int taskio_init(struct taskio *io, struct loop *loop, const struct taskio_params *params,
+		struct err *err)
 {
-	*io = (struct taskio){.loop = loop, .terminal = terminal};
+	*io = (struct taskio){.loop = loop,
+			      .terminal = params->terminal,
+			      .logger = {.pidfd = -1, .ready_fd = -1},
+			      .id = xstrdup(params->id),
+			      .namespace_ = xstrdup(params->namespace_)};
 	for (size_t i = 0; i < TASKIO_MAX; i++) {
-		io->s[i].fd = io->s[i].keep_fd = -1;
+		io->s[i].fd = io->s[i].keep_fd = io->s[i].file.rfd = io->s[i].file.file = -1;
 		io->s[i].io = io;
 	}
 	for (size_t i = 0; i < TASKIO_MAX; i++) {
 		/* A terminal has one output; clients may name a stderr that does not exist. */
-		const char *path = terminal && i == TASKIO_ERR ? "" : paths[i];
-		int r = taskio_set_path(&io->s[i], taskio_names[i], path, err);
+		const char *path = params->terminal && i == TASKIO_ERR ? "" : params->paths[i];
+		int r = taskio_set_path(&io->s[i], (enum taskio_index)i, path, err);
 
 		if (r)
 			return r;
 	}
+	/* One program serves both outputs; only what stdout says about it counts. */
+	if (io->s[TASKIO_ERR].kind == TASKIO_BINARY && io->s[TASKIO_OUT].kind != TASKIO_BINARY)
+		return err_say(err, -EINVAL, "stderr goes to a logging program, stdout does not");
 	return 0;
 }
 
@@ -99,12 +113,19 @@ void taskio_close(struct taskio *io)
 			hv_stream_detach(take_ptr(&s->stream));
 		taskio_close_fd(&s->fd);
 		taskio_close_fd(&s->keep_fd);
+		logger_file_close(&s->file);
 	}
+	logger_stop(&io->logger);
 }
 
 void taskio_done(struct taskio *io)
 {
+	if (!io->loop)
+		return;
 	taskio_close(io);
+	free(io->id);
+	free(io->namespace_);
+	io->id = io->namespace_ = NULL;
 	for (size_t i = 0; i < TASKIO_MAX; i++) {
 		free(io->s[i].path);
 		io->s[i].path = NULL;
@@ -135,16 +156,13 @@ static int taskio_open_end(const struct taskio_stream *s, const char *name, int 
 	return take_fd(&fd);
 }
 
-static int taskio_open_one(struct taskio *io, enum taskio_index i, struct err *err)
+static int taskio_open_fifo(struct taskio *io, enum taskio_index i, struct err *err)
 {
 	struct taskio_stream *s = &io->s[i];
 	int own = i == TASKIO_IN ? O_RDONLY : O_WRONLY;
 	int keep = i == TASKIO_IN ? O_WRONLY : O_RDONLY;
-	int r;
+	int r = taskio_open_end(s, taskio_names[i], own, err);
 
-	if (!*s->path || s->fd >= 0)
-		return 0;
-	r = taskio_open_end(s, taskio_names[i], own, err);
 	if (r < 0)
 		return r;
 	s->fd = r;
@@ -157,6 +175,44 @@ static int taskio_open_one(struct taskio *io, enum taskio_index i, struct err *e
 	return 0;
 }
 
+static void taskio_check_drained(void *ctx);
+
+static int taskio_open_logger(struct taskio *io, struct err *err)
+{
+	int fds[2], r;
+
+	if (io->logger.pid)
+		return 0;
+	r = logger_start(&io->logger, io->s[TASKIO_OUT].path, io->id, io->namespace_, fds, err);
+	if (r)
+		return r;
+	io->s[TASKIO_OUT].fd = fds[0];
+	if (*io->s[TASKIO_ERR].path)
+		io->s[TASKIO_ERR].fd = fds[1];
+	else
+		close(fds[1]);
+	return 0;
+}
+
+static int taskio_open_one(struct taskio *io, enum taskio_index i, struct err *err)
+{
+	struct taskio_stream *s = &io->s[i];
+
+	if (!*s->path || s->fd >= 0)
+		return 0;
+	switch (s->kind) {
+	case TASKIO_FIFO:
+		return taskio_open_fifo(io, i, err);
+	case TASKIO_FILE:
+		s->fd = logger_file_open(&s->file, io->loop, s->path, taskio_check_drained, io,
+					 err);
+		return MIN(s->fd, 0);
+	case TASKIO_BINARY:
+		return taskio_open_logger(io, err);
+	}
+	return 0;
+}
+
 static void taskio_try_open(void *ctx)
 {
 	struct taskio *io = ctx;
@@ -166,13 +222,18 @@ static void taskio_try_open(void *ctx)
 
 	for (size_t i = 0; i < TASKIO_MAX && !r; i++)
 		r = taskio_open_one(io, (enum taskio_index)i, &err);
+	if (!r && io->logger.pid && !logger_is_ready(&io->logger))
+		r = -ENXIO;
 	if (r == -ENXIO && !err.code && util_now_ns() < io->deadline_ns) {
 		loop_timer_arm(io->loop, &io->retry, io->retry_ns, taskio_try_open, io);
 		io->retry_ns = MIN(io->retry_ns * 2, TASKIO_RETRY_MAX_NS);
 		return;
 	}
 	if (r == -ENXIO && !err.code)
-		err_say(&err, -ETIMEDOUT, "nobody opened the output FIFOs for reading within %u s",
+		err_say(&err, -ETIMEDOUT,
+			"nobody opened the output FIFOs for reading (or the logging program was "
+			"not "
+			"ready) within %u s",
 			(unsigned int)(TASKIO_OPEN_LIMIT_NS / 1000000000u));
 	io->opened = NULL;
 	if (opened)
@@ -190,7 +251,22 @@ void taskio_open(struct taskio *io, taskio_opened_fn opened, void *ctx)
 
 bool taskio_is_drained(const struct taskio *io)
 {
-	return !io->s[TASKIO_OUT].stream && !io->s[TASKIO_ERR].stream;
+	for (size_t i = TASKIO_OUT; i < TASKIO_MAX; i++) {
+		if (io->s[i].stream || io->s[i].file.rfd >= 0)
+			return false;
+	}
+	return true;
+}
+
+static void taskio_check_drained(void *ctx)
+{
+	struct taskio *io = ctx;
+	loop_fn drained = io->drained;
+
+	if (!drained || !taskio_is_drained(io))
+		return;
+	io->drained = NULL;
+	drained(io->drained_ctx);
 }
 
 /* One stream is over. For an output, closing the keep-open end is the client's end of file. */
@@ -198,20 +274,13 @@ static void taskio_stream_done(void *ctx, int err)
 {
 	cleanup_free struct taskio_link *link = ctx;
 	struct taskio_stream *s = link->stream;
-	struct taskio *io;
-	loop_fn drained;
 
 	if (!s)
 		return;
-	io = s->io;
 	s->link = NULL;
 	s->stream = NULL;
 	taskio_close_fd(&s->keep_fd);
-	drained = io->drained;
-	if (!drained || !taskio_is_drained(io))
-		return;
-	io->drained = NULL;
-	drained(io->drained_ctx);
+	taskio_check_drained(s->io);
 }
 
 static int taskio_attach_one(struct taskio *io, enum taskio_index i, struct hv_vm *vm,

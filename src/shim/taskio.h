@@ -1,6 +1,7 @@
 /*
  * Standard streams of one process: the FIFOs a client named, opened so that neither side's comings and
- * goings are mistaken for the end of the data, and handed to the VM's streams.
+ * goings are mistaken for the end of the data, and handed to the VM's streams. Outputs may also go to a
+ * file or to a logging program (logger.h).
  *
  * Keep-open ends: the shim holds a reader of each output FIFO (a client that goes away is no EPIPE, a full
  * FIFO blocks the container) and a writer of the input FIFO (a client that goes away is no end of file;
@@ -15,7 +16,10 @@
 
 #include "err.h"
 #include "hv.h"
+#include "logger.h"
 #include "loop.h"
+
+enum taskio_kind { TASKIO_FIFO, TASKIO_FILE, TASKIO_BINARY };
 
 enum taskio_index { TASKIO_IN, TASKIO_OUT, TASKIO_ERR, TASKIO_MAX };
 
@@ -27,12 +31,14 @@ struct taskio_link;
 typedef void (*taskio_opened_fn)(void *ctx, const struct err *err);
 
 struct taskio_stream {
-	char *path;		  /* "" = not wanted */
+	enum taskio_kind kind;
+	char *path;		  /* "" = not wanted; of a logging program: the whole URI */
 	uint32_t id;		  /* in the VM, 0 = none */
 	int fd;			  /* the container's end, until it is attached */
 	int keep_fd;		  /* the shim's own end */
 	struct hv_stream *stream; /* NULL = not attached, or over */
 	struct taskio_link *link; /* what the stream's callback knows of us */
+	struct logger_file file;  /* kind TASKIO_FILE */
 	struct taskio *io;
 };
 
@@ -45,14 +51,23 @@ struct taskio {
 	uint64_t retry_ns, deadline_ns;
 	taskio_opened_fn opened;
 	void *opened_ctx;
-	unsigned int nr_attached;
+	struct logger logger;
+	char *id, *namespace_; /* for the logging program */
 	loop_fn drained;
 	void *drained_ctx;
 };
 
-/* Copies and checks the paths; opens nothing. Harmless to call taskio_done() after a failure. */
-int taskio_init(struct taskio *io, struct loop *loop, const char *const paths[TASKIO_MAX],
-		bool terminal, struct err *err);
+/*
+ * Copies and checks the paths; opens nothing. Harmless to call taskio_done() after a failure. id: of the
+ * container or the exec process, and its namespace, for logging programs.
+ */
+struct taskio_params {
+	const char *const *paths; /* TASKIO_MAX of them */
+	bool terminal;
+	const char *id, *namespace_;
+};
+int taskio_init(struct taskio *io, struct loop *loop, const struct taskio_params *params,
+		struct err *err);
 /* Detaches and closes everything; may be opened again. No callback follows. Idempotent. */
 void taskio_close(struct taskio *io);
 void taskio_done(struct taskio *io);
