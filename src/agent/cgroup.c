@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include "buf.h"
 #include "cleanup.h"
 #include "io.h"
 
@@ -20,21 +21,37 @@
 
 typedef int (*cgroup_walk_fn)(int fd, void *ctx);
 
-/* One by one: a controller that cannot be passed on must not keep the others back. */
+/* "cpu memory" -> "+cpu +memory". */
+static int cgroup_write_controllers(int control, char *names, bool one_by_one)
+{
+	cleanup(buf_done) struct buf line;
+	const char *name;
+
+	buf_init(&line, CGROUP_READ_MAX);
+	while ((name = strsep(&names, " \n"))) {
+		if (!*name)
+			continue;
+		if (buf_append(&line, "+", 1) || buf_append(&line, name, strlen(name)) ||
+		    buf_append(&line, " ", 1))
+			return -E2BIG;
+		if (one_by_one) {
+			io_write_full(control, buf_head(&line), line.len);
+			buf_consume(&line, line.len);
+		}
+	}
+	return line.len ? io_write_full(control, buf_head(&line), line.len) : 0;
+}
+
+/* All at once is several times faster; a controller that refuses must not keep the others back, though. */
 static int cgroup_pass_on(int fd, char *names)
 {
 	cleanup_close int control = openat(fd, "cgroup.subtree_control", O_WRONLY | O_CLOEXEC);
-	const char *name;
+	cleanup_free char *again = xstrdup(names);
 
 	if (control < 0)
 		return -errno;
-	while ((name = strsep(&names, " \n"))) {
-		char line[64];
-		int len = snprintf(line, sizeof(line), "+%s", name);
-
-		if (len > 1 && (size_t)len < sizeof(line))
-			io_write_full(control, line, (size_t)len);
-	}
+	if (cgroup_write_controllers(control, names, false))
+		cgroup_write_controllers(control, again, true);
 	return 0;
 }
 

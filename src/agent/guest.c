@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
@@ -37,6 +38,7 @@
 #define GUEST_RESERVE_BYTES (16ull << 20)
 #define GUEST_RESERVE_MIN_RAM (64ull << 20) /* smaller guests reserve nothing */
 #define GUEST_RESERVE_TASKS 64
+#define GUEST_FILES_MAX 65536
 
 const struct agent_params guest_params = {
 	.fs_dir = GUEST_FS_DIR,
@@ -47,19 +49,17 @@ const struct agent_params guest_params = {
 	.is_guest_init = true,
 };
 
+/* The port to the host is a node of this one: all that answering calls takes. */
 static const struct guest_mount {
 	const char *target, *type, *data;
 	unsigned long flags;
-} guest_mounts[] = {
+} guest_dev = {"/dev", "devtmpfs", "mode=0755", MS_NOSUID};
+
+/* For containers, in this order. */
+static const struct guest_mount guest_mounts[] = {
 	{"/proc", "proc", "", MS_NOSUID | MS_NODEV | MS_NOEXEC},
 	{"/sys", "sysfs", "", MS_NOSUID | MS_NODEV | MS_NOEXEC},
-	{"/dev", "devtmpfs", "mode=0755", MS_NOSUID},
 	{"/run", "tmpfs", "mode=0755,size=10%", MS_NOSUID | MS_NODEV},
-};
-
-/* Not needed to answer calls: mounted ahead of the first container. */
-static const struct guest_mount guest_late_mounts[] = {
-	{"/dev/pts", "devpts", "mode=0620,ptmxmode=0666", MS_NOSUID | MS_NOEXEC},
 	{GUEST_CGROUP_ROOT, "cgroup2", "nsdelegate", MS_NOSUID | MS_NODEV | MS_NOEXEC},
 };
 
@@ -81,11 +81,11 @@ static void guest_mount(const struct guest_mount *m)
 
 /*
  * The initial root (initramfs) cannot be pivoted away from. A bind of it on itself can, and containers'
- * children inherit that as their root. Mounts made afterwards hang below the bind.
+ * children inherit that as their root. /dev comes along; mounts made afterwards hang below the bind.
  */
 static void guest_make_root_pivotable(void)
 {
-	cleanup_close int fd = mountfs_clone(AT_FDCWD, "/", false);
+	cleanup_close int fd = mountfs_clone(AT_FDCWD, "/", true);
 	cleanup_close int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0 || root < 0 || mountfs_attach(fd, root) || fchdir(fd) || chroot("."))
@@ -110,15 +110,8 @@ static void guest_open_console(void)
 void guest_boot(void)
 {
 	umask(0022);
-	guest_make_root_pivotable();
-	for (size_t i = 0; i < ARRAY_SIZE(guest_mounts); i++)
-		guest_mount(&guest_mounts[i]);
+	guest_mount(&guest_dev);
 	guest_open_console();
-	mkdir(GUEST_RUN_DIR, 0755);
-	mkdir(GUEST_FS_DIR, 0755);
-	/* Containers start from 0: spawn.c writes theirs. */
-	if (io_write_file(AT_FDCWD, "/proc/self/oom_score_adj", "-1000", 5))
-		log_err("guest", "protect from the OOM killer: %s", strerror(errno));
 }
 
 int guest_open_channel(struct err *err)
@@ -214,13 +207,24 @@ static void guest_reserve(int fd)
 	}
 }
 
+/* Containers may hold thousands of pipes; what they get themselves is in their requests. */
+static void guest_set_own_limits(void)
+{
+	struct rlimit l = {.rlim_cur = GUEST_FILES_MAX, .rlim_max = GUEST_FILES_MAX};
+	int e = io_write_file(AT_FDCWD, "/proc/self/oom_score_adj", "-1000", 5);
+
+	/* Containers start from 0: spawn.c writes theirs. */
+	if (e)
+		log_err("guest", "protect from the OOM killer: %s", strerror(-e));
+	if (setrlimit(RLIMIT_NOFILE, &l))
+		log_warn("guest", "raise the number of descriptors: %s", strerror(errno));
+}
+
 /* All containers live below one cgroup, which leaves the agent room whatever they do. */
 static int guest_make_cgroups(struct err *err)
 {
 	cleanup_close int fd = -1;
 
-	for (size_t i = 0; i < ARRAY_SIZE(guest_late_mounts); i++)
-		guest_mount(&guest_late_mounts[i]);
 	if (cgroup_enable_controllers(GUEST_CGROUP_ROOT, err) ||
 	    cgroup_create(GUEST_CGROUP_ROOT, "harpoon", &fd, err))
 		return err->code;
@@ -234,11 +238,15 @@ int guest_prepare(const struct agent_params *params, struct err *err)
 
 	if (is_done || !params->is_guest_init)
 		return 0;
-	if (guest_make_cgroups(err))
-		return err->code;
-	guest_raise_loopback();
 	is_done = true;
-	return 0;
+	guest_make_root_pivotable();
+	for (size_t i = 0; i < ARRAY_SIZE(guest_mounts); i++)
+		guest_mount(&guest_mounts[i]);
+	mkdir(GUEST_RUN_DIR, 0755);
+	mkdir(GUEST_FS_DIR, 0755);
+	guest_set_own_limits();
+	guest_raise_loopback();
+	return guest_make_cgroups(err);
 }
 
 void guest_shutdown(void)

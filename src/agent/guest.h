@@ -12,14 +12,14 @@
 
 extern const struct agent_params guest_params;
 
-/* Mounts and console messages. Failures of single mounts are logged and met again later. */
+/* /dev and console messages. A failure is logged and met again later. */
 void guest_boot(void);
 /* The channel to the host: the virtio-serial port. */
 int guest_open_channel(struct err *err);
 /* Clock, entropy, hostname. Does nothing of that when the agent is not a guest's init. */
 int guest_configure(const struct agent_params *params, const AGENT_PB(ConfigureRequest) * r,
 		    struct err *err);
-/* Cgroups, terminals, loopback: after the greeting, and by CreateContainer at the latest. Idempotent. */
+/* Mounts, cgroups, loopback: after the greeting, and by CreateContainer at the latest. Idempotent. */
 int guest_prepare(const struct agent_params *params, struct err *err);
 /*
  * The exported trees. Not before the host's first call: a virtual machine saved after the greeting must

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -77,15 +76,6 @@ static int init_greet(struct init *in, uint64_t init_ns, struct err *err)
 	return e ? err_set(err, e, "greet the host") : 0;
 }
 
-/* Containers may hold thousands of pipes; what they get themselves is in their requests. */
-static void init_raise_limits(void)
-{
-	struct rlimit l = {.rlim_cur = 65536, .rlim_max = 65536};
-
-	if (setrlimit(RLIMIT_NOFILE, &l))
-		log_warn("init", "raise the number of descriptors: %s", strerror(errno));
-}
-
 int main(void)
 {
 	uint64_t init_ns = guest_now_ns();
@@ -99,7 +89,6 @@ int main(void)
 		log_err("init", "event loop: %s", strerror(errno));
 		guest_shutdown();
 	}
-	init_raise_limits();
 	if (init_connect(&in, &err) || init_greet(&in, init_ns, &err)) {
 		log_err("init", "%s", err.msg);
 		guest_shutdown();
