@@ -439,6 +439,18 @@ static void test_vm_cannot_start(void **state)
 	expect_nothing_left();
 }
 
+/* The broken connection is the symptom; what the client hears is the cause. */
+static void test_cause_replaces_symptom(void **state)
+{
+	NEED_ROOT();
+	fake.share_dies = "the file server was killed by signal 31";
+	send_create("", &env->create);
+	until(&env->create.done);
+	assert_int_equal(env->create.code, RPC_UNAVAILABLE);
+	assert_non_null(strstr(env->create.text, "killed by signal 31"));
+	expect_nothing_left();
+}
+
 static void test_bad_bundles(void **state)
 {
 	cleanup_close int fd = open(env->dir, O_RDONLY | O_DIRECTORY);
@@ -800,6 +812,7 @@ int main(void)
 		T(test_vm_dies_before_ready),
 		T(test_create_errors_are_the_agents),
 		T(test_vm_cannot_start),
+		T(test_cause_replaces_symptom),
 		T(test_bad_bundles),
 		T(test_delete_of_created),
 		T(test_kill_of_created),
