@@ -33,17 +33,24 @@ struct container *container_find(struct agent *a, const char *id, struct err *er
 	return NULL;
 }
 
-struct process *container_find_process(struct container *c, const char *exec_id, struct err *err)
+static struct process *container_find_exec(struct container *c, const char *exec_id)
 {
 	struct process *p;
 
-	if (!exec_id[0])
-		return &c->init;
 	list_for_each (p, &c->execs, link)
 		if (!strcmp(p->id, exec_id))
 			return p;
-	err_say(err, -ENOENT, "process '%s' of container '%s' does not exist", exec_id, c->id);
 	return NULL;
+}
+
+struct process *container_find_process(struct container *c, const char *exec_id, struct err *err)
+{
+	struct process *p = exec_id[0] ? container_find_exec(c, exec_id) : &c->init;
+
+	if (!p)
+		err_say(err, -ENOENT, "process '%s' of container '%s' does not exist", exec_id,
+			c->id);
+	return p;
 }
 
 struct process *container_find_pid(struct agent *a, pid_t pid)
@@ -165,7 +172,7 @@ int container_create(struct agent *a, const AGENT_PB(CreateContainerRequest) * r
 	if (container_find(a, r->id, err))
 		return err_say(err, -EEXIST, "container '%s' exists already", r->id);
 	if (a->nr_containers >= STATE_CONTAINERS_MAX)
-		return err_say(err, -EAGAIN, "this guest has %zu containers already",
+		return err_say(err, -ENOSPC, "this guest has %zu containers already",
 			       a->nr_containers);
 	c = container_new(a, r);
 	if (container_build(c, r, err)) {
@@ -190,13 +197,13 @@ int container_add_exec(struct container *c, const AGENT_PB(ExecRequest) * r, str
 {
 	struct process *p;
 
-	if (container_find_process(c, r->exec_id, err))
+	if (container_find_exec(c, r->exec_id))
 		return err_say(err, -EEXIST, "process '%s' of container '%s' exists already",
 			       r->exec_id, c->id);
 	if (c->init.state != PROCESS_RUNNING && c->init.state != PROCESS_CREATED)
-		return err_say(err, -EPERM, "container '%s' is not running", c->id);
+		return err_say(err, -EBUSY, "container '%s' is not running", c->id);
 	if (c->nr_execs >= STATE_EXECS_MAX)
-		return err_say(err, -EAGAIN, "container '%s' has %zu execs already", c->id,
+		return err_say(err, -ENOSPC, "container '%s' has %zu execs already", c->id,
 			       c->nr_execs);
 	p = xcalloc(1, sizeof(*p));
 	process_init(p, c, r->exec_id);

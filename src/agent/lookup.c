@@ -181,7 +181,7 @@ static int lookup_fail(const char *name, int code, struct err *err)
 			       : errno == ENOTDIR ? "not a directory"
 			       : errno == EACCES  ? "permission denied"
 						  : strerror(errno));
-	return err_say(err, code, "exec: \"%s\": %s", name,
+	return err_say(err, code == -EISDIR ? -EACCES : code, "exec: \"%s\": %s", name,
 		       code == -EISDIR	 ? "is a directory"
 		       : code == -EACCES ? "permission denied"
 					 : strerror(-code));

@@ -328,8 +328,10 @@ void process_reaped(struct process *p, int wait_status)
 	p->exited_at_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 	p->exit_status = WIFSIGNALED(wait_status) ? 128u + (uint32_t)WTERMSIG(wait_status)
 						  : (uint32_t)WEXITSTATUS(wait_status);
-	p->oom_killed = WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL &&
-			cgroup_oom_kills(p->container->cgroup_fd) > 0;
+	/* Of a container: any of its processes. The kernel counts kills, not whom they hit. */
+	p->oom_killed =
+		(!p->id[0] || (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL)) &&
+		cgroup_oom_kills(p->container->cgroup_fd) > 0;
 	p->is_reaped = true;
 	cleanup_closep(&p->pidfd);
 	cleanup_closep(&p->master_fd);
@@ -377,7 +379,7 @@ int process_wait(struct process *p, struct rpc_call *call, struct err *err)
 		return 0;
 	}
 	if (p->nr_waiters >= STATE_WAITERS_MAX)
-		return err_say(err, -EAGAIN, "%zu calls wait for this process already",
+		return err_say(err, -ENOSPC, "%zu calls wait for this process already",
 			       p->nr_waiters);
 	w = xcalloc(1, sizeof(*w));
 	w->call = call;

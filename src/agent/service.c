@@ -240,26 +240,23 @@ static void service_shutdown(struct rpc_call *call, const ProtobufCMessage *requ
 	rpc_server_flush(a->server, service_shutdown_now, a);
 }
 
-#define SERVICE_METHOD(text, request, response, function) \
-	{ \
-		.name = text, .in = &harpoon__agent__v1__##request##__descriptor, \
-		.out = &harpoon__agent__v1__##response##__descriptor, .fn = function, \
-	}
+/* Named after the messages' generated descriptors. */
+#define SERVICE_TYPE(message) (&harpoon__agent__v1__##message##__descriptor)
 
 static const struct rpc_method service_methods[] = {
-	SERVICE_METHOD("Configure", configure_request, empty, service_configure),
-	SERVICE_METHOD("CreateContainer", create_container_request, create_container_response,
-		       service_create),
-	SERVICE_METHOD("Exec", exec_request, empty, service_exec),
-	SERVICE_METHOD("Start", process_ref, start_response, service_start),
-	SERVICE_METHOD("Signal", signal_request, empty, service_signal),
-	SERVICE_METHOD("Wait", process_ref, wait_response, service_wait),
-	SERVICE_METHOD("Resize", resize_request, empty, service_resize),
-	SERVICE_METHOD("Pids", process_ref, pids_response, service_pids),
-	SERVICE_METHOD("Stats", process_ref, stats_response, service_stats),
-	SERVICE_METHOD("Update", update_request, empty, service_update),
-	SERVICE_METHOD("Delete", process_ref, empty, service_delete),
-	SERVICE_METHOD("Shutdown", empty, empty, service_shutdown),
+	{"Configure", SERVICE_TYPE(configure_request), SERVICE_TYPE(empty), service_configure},
+	{"CreateContainer", SERVICE_TYPE(create_container_request),
+	 SERVICE_TYPE(create_container_response), service_create},
+	{"Exec", SERVICE_TYPE(exec_request), SERVICE_TYPE(empty), service_exec},
+	{"Start", SERVICE_TYPE(process_ref), SERVICE_TYPE(start_response), service_start},
+	{"Signal", SERVICE_TYPE(signal_request), SERVICE_TYPE(empty), service_signal},
+	{"Wait", SERVICE_TYPE(process_ref), SERVICE_TYPE(wait_response), service_wait},
+	{"Resize", SERVICE_TYPE(resize_request), SERVICE_TYPE(empty), service_resize},
+	{"Pids", SERVICE_TYPE(process_ref), SERVICE_TYPE(pids_response), service_pids},
+	{"Stats", SERVICE_TYPE(process_ref), SERVICE_TYPE(stats_response), service_stats},
+	{"Update", SERVICE_TYPE(update_request), SERVICE_TYPE(empty), service_update},
+	{"Delete", SERVICE_TYPE(process_ref), SERVICE_TYPE(empty), service_delete},
+	{"Shutdown", SERVICE_TYPE(empty), SERVICE_TYPE(empty), service_shutdown},
 };
 
 const struct rpc_service agent_service = {

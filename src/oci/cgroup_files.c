@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OCI_CPU_PERIOD_DEFAULT 100000
 #define OCI_CGROUP_NAME_MAX 128
 #define OCI_CGROUP_WRITES_MAX 8192
 
@@ -168,7 +167,7 @@ static int oci_cpu_convert(struct json_ctx *ctx, const struct oci_raw *raw,
 	int r = oci_cpu_check(ctx, raw);
 
 	ret->cpu_quota = raw->quota;
-	ret->cpu_period = raw->period;
+	ret->cpu_period = raw->period || raw->quota <= 0 ? raw->period : OCI_CPU_PERIOD_DEFAULT;
 	if (r >= 0)
 		r = oci_weight_convert(ctx, raw, guest);
 	/* No quota may be below the burst, so an old burst goes first. */

@@ -3,6 +3,8 @@
 
 #include "spec.h"
 
+#define OCI_CPU_PERIOD_DEFAULT 100000 /* the kernel's */
+
 struct oci_disk {
 	uint32_t major, minor;
 	uint32_t weight, leaf_weight;

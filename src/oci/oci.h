@@ -142,7 +142,7 @@ struct oci_cgroup_file {
 struct oci_resources {
 	int64_t memory_limit;	       /* bytes, -1 = unlimited, 0 = not set */
 	int64_t cpu_quota;	       /* us per period, <= 0 = no limit */
-	uint64_t cpu_period;	       /* us, 0 = not set */
+	uint64_t cpu_period;	       /* us; 0 = not set, and then there is no quota */
 	struct oci_cgroup_file *files; /* memory.max, cpu.max, cpu.weight, pids.max, ... */
 	size_t nr_files;
 	struct oci_cgroup_file *host_files;

@@ -4,12 +4,12 @@
 #include "json.h"
 #include "oci.h"
 
-#define OCI_MOUNTS_MAX 4096
+#define OCI_MOUNTS_MAX 1024
 #define OCI_MOUNT_OPTIONS_MAX 1024
 #define OCI_DEVICES_MAX 4096
-#define OCI_PATHS_MAX 4096
+#define OCI_PATHS_MAX 1024
 #define OCI_ID_MAPPINGS_MAX 340 /* the kernel's own limit for one map */
-#define OCI_SYSCTLS_MAX 1024
+#define OCI_SYSCTLS_MAX 256
 #define OCI_ANNOTATIONS_MAX 1024
 #define OCI_HOOKS_MAX 256
 #define OCI_ARGS_MAX 65536

@@ -17,7 +17,7 @@
 enum oci_place { OCI_PLACE_GUEST, OCI_PLACE_HOST };
 
 static const struct {
-	const char *prefix; /* up to and with the dot; without one, the whole name */
+	const char *prefix;
 	enum oci_place place;
 } oci_controllers[] = {
 	{"memory.", OCI_PLACE_GUEST},	  {"cpu.", OCI_PLACE_GUEST},
@@ -71,6 +71,8 @@ static void oci_unified_understand(struct oci_resources *ret, const char *name, 
 		ret->cpu_quota = n;
 		if (*value++ == ' ' && oci_parse_limit(&value, &period) && period > 0)
 			ret->cpu_period = (uint64_t)period;
+		else
+			ret->cpu_period = OCI_CPU_PERIOD_DEFAULT;
 	}
 }
 

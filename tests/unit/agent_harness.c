@@ -93,7 +93,7 @@ int harness_setup(void **state)
 	*state = NULL;
 	if (geteuid() != 0 || access("/bin/busybox", X_OK) != 0 ||
 	    !harness_backend_start(h, &why)) {
-		print_message("skipped: %s\n", why);
+		print_message("# skipped: %s\n", why);
 		free(h);
 		return 0;
 	}

@@ -29,7 +29,7 @@ static struct vm {
 static void vm_on_ready(void *ctx, const struct hv_ready *ready)
 {
 	vm.is_ready = true;
-	print_message("guest: init after %llu us, ready after %llu us\n",
+	print_message("# guest: init after %llu us, ready after %llu us\n",
 		      (unsigned long long)ready->guest_init_ns / 1000,
 		      (unsigned long long)ready->guest_ready_ns / 1000);
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -64,8 +65,7 @@ static void test_missing_and_unusable_executables(void **state)
 			    "exec: \"/x\": stat /x: no such file or directory");
 	expect_create_error(h, "/bin/plain", RPC_PERMISSION_DENIED,
 			    "exec: \"/bin/plain\": permission denied");
-	expect_create_error(h, "/tmp", rpc_code_from_errno(-EISDIR),
-			    "exec: \"/tmp\": is a directory");
+	expect_create_error(h, "/tmp", RPC_PERMISSION_DENIED, "exec: \"/tmp\": is a directory");
 }
 
 static void test_bad_format_is_an_error_of_start(void **state)
@@ -639,6 +639,100 @@ static void test_ids_in_use_and_unknown(void **state)
 	/* The teardown ends what still runs. */
 }
 
+static void test_memory_limit_and_update(void **state)
+{
+	struct harness *h = harness_of(state);
+	AGENT_PB(CgroupFile) file = HARPOON__AGENT__V1__CGROUP_FILE__INIT, *files[] = {&file};
+	AGENT_PB(UpdateRequest) update = HARPOON__AGENT__V1__UPDATE_REQUEST__INIT;
+	struct harness_request r;
+	struct harness_answer a;
+
+	harness_request_init(&r, "cat /cg/memory.max; until grep 16777216 /cg/memory.max; do sleep "
+				 "0.02; done; exec dd if=/dev/zero of=/dev/null bs=48M count=1");
+	harness_add_mount(&r, "/cg", "cgroup", "cgroup", 1, "");
+	file.name = "memory.max";
+	file.value = "33554432";
+	r.create.cgroup = files;
+	r.create.n_cgroup = 1;
+	harness_call(h, &a, "CreateContainer", &r.create, NULL);
+	if (a.code == RPC_UNIMPLEMENTED) {
+		print_message("# skipped: the memory controller is not in cgroup v2 here\n");
+		skip();
+	}
+	assert_string_equal(a.msg, "");
+	must_ref(h, "Start", "c1", "");
+	file.value = "16777216";
+	update.id = "c1";
+	update.cgroup = files;
+	update.n_cgroup = 1;
+	harness_call(h, &a, "Update", &update, NULL);
+	assert_string_equal(a.msg, "");
+	harness_ref(h, &a, "Wait", "c1", "");
+	assert_int_equal(((AGENT_PB(WaitResponse) *)a.response)->exit_status, 137);
+	assert_true(((AGENT_PB(WaitResponse) *)a.response)->oom_killed);
+	harness_answer_done(&a);
+	must_ref(h, "Delete", "c1", "");
+}
+
+/* Whatever the container does with pids and memory, the agent answers. */
+static void test_agent_outlives_a_fork_bomb(void **state)
+{
+	struct harness *h = harness_of(state);
+	AGENT_PB(CgroupFile) file = HARPOON__AGENT__V1__CGROUP_FILE__INIT, *files[] = {&file};
+	struct harness_stream *out = harness_output(h);
+	struct harness_request r;
+	struct harness_answer a;
+	uint64_t start;
+
+	harness_request_init(&r, "echo up; while :; do sleep 1000 & done 2>/dev/null");
+	file.name = "pids.max";
+	file.value = "200";
+	r.create.cgroup = files;
+	r.create.n_cgroup = 1;
+	r.process.stdout_stream = out->id;
+	harness_call(h, &a, "CreateContainer", &r.create, NULL);
+	if (a.code == RPC_UNIMPLEMENTED) {
+		print_message("# skipped: the pids controller is not in cgroup v2 here\n");
+		skip();
+	}
+	must_ref(h, "Start", "c1", "");
+	harness_run_until(h, out, "up\n");
+	start = util_now_ns();
+	harness_ref(h, &a, "Pids", "c1", "");
+	assert_true(((AGENT_PB(PidsResponse) *)a.response)->n_pids <= 200);
+	harness_answer_done(&a);
+	must_signal(h, "c1", "", SIGKILL, true);
+	assert_int_equal(wait_status(h, "c1", ""), 137);
+	must_ref(h, "Delete", "c1", "");
+	assert_true(util_now_ns() - start < UINT64_C(10000000000));
+}
+
+/* In a guest the clock starts in 1970; here it is right anyway. */
+static void test_configure_sets_the_clock(void **state)
+{
+	struct harness *h = harness_of(state);
+	AGENT_PB(ConfigureRequest) c = HARPOON__AGENT__V1__CONFIGURE_REQUEST__INIT;
+	uint8_t entropy[32] = {1, 2, 3};
+	struct harness_request r;
+	struct harness_answer a;
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	c.realtime_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+	c.entropy.data = entropy;
+	c.entropy.len = sizeof(entropy);
+	c.hostname = "guest";
+	harness_call(h, &a, "Configure", &c, NULL);
+	assert_string_equal(a.msg, "");
+	harness_request_init(&r, "exit 0");
+	start_script(h, &r);
+	harness_ref(h, &a, "Wait", "c1", "");
+	assert_in_range(((AGENT_PB(WaitResponse) *)a.response)->exited_at_ns, c.realtime_ns,
+			c.realtime_ns + INT64_C(30000000000));
+	harness_answer_done(&a);
+	must_ref(h, "Delete", "c1", "");
+}
+
 /* Any node can be made, only the default ones and those of the request can be opened. */
 static void test_device_filter(void **state)
 {
@@ -719,7 +813,10 @@ int main(void)
 		AGENT_TEST(test_pids_and_stats),
 		AGENT_TEST(test_cgroup_file_errors_are_clear),
 		AGENT_TEST(test_ids_in_use_and_unknown),
+		AGENT_TEST(test_configure_sets_the_clock),
 		AGENT_TEST(test_device_filter),
+		AGENT_TEST(test_memory_limit_and_update),
+		AGENT_TEST(test_agent_outlives_a_fork_bomb),
 		AGENT_TEST(test_waiting_child_holds_no_foreign_pipes),
 	};
 

@@ -144,8 +144,8 @@ static void test_others(void **state)
 		{"{'network':{'classID':0,'priorities':[]},'rdma':{}}", "", ""},
 		{"{'memory':{'limit':1},'unified':{'memory.high':'9','cpuset.cpus':'0-1','io.max':'"
 		 "8:0 rbps=1"
-		 "\\n8:16 wbps=2\\n','cgroup.max.depth':'3','hugetlb.2MB.max':'0'}}",
-		 "memory.max=1\nmemory.high=9\ncgroup.max.depth=3\nhugetlb.2MB.max=0\n",
+		 "\\n8:16 wbps=2\\n','hugetlb.2MB.max':'0'}}",
+		 "memory.max=1\nmemory.high=9\nhugetlb.2MB.max=0\n",
 		 "cpuset.cpus=0-1\nio.max=8:0 rbps=1\nio.max=8:16 wbps=2\n"},
 	};
 
@@ -161,6 +161,8 @@ static void test_sizes(void **state)
 	RESOURCES unlimited = resources_parse("{'memory':{'limit':-1},'cpu':{'quota':-1}}");
 	RESOURCES unified = resources_parse(
 		"{'memory':{'limit':5},'unified':{'memory.max':'8','cpu.max':'9000 7000'}}");
+	RESOURCES quota = resources_parse("{'cpu':{'quota':3000}}");
+	RESOURCES short_max = resources_parse("{'unified':{'cpu.max':'9000'}}");
 	RESOURCES max = resources_parse("{'unified':{'memory.max':'max','cpu.max':'max'}}");
 	RESOURCES odd = resources_parse(
 		"{'memory':{'limit':5},'unified':{'memory.max':'8G','cpu.max':'x'}}");
@@ -177,6 +179,9 @@ static void test_sizes(void **state)
 	assert_int_equal(unified->memory_limit, 8);
 	assert_int_equal(unified->cpu_quota, 9000);
 	assert_int_equal(unified->cpu_period, 7000);
+	assert_int_equal(quota->cpu_period, 100000);
+	assert_int_equal(short_max->cpu_quota, 9000);
+	assert_int_equal(short_max->cpu_period, 100000);
 	assert_int_equal(max->memory_limit, -1);
 	assert_int_equal(max->cpu_quota, -1);
 	assert_int_equal(odd->memory_limit, 5);
