@@ -91,8 +91,6 @@ static void create_failed(void *ctx, const struct err *none)
 	rpc_fail_err(call, &err);
 	if (delete_call)
 		rpc_fail(delete_call, RPC_NOT_FOUND, "container not created: not found");
-	if (shim->terminating)
-		shim_linger(shim);
 }
 
 static void create_take_back(void *ctx)
@@ -530,7 +528,7 @@ void create_begin(struct shim *shim, const Ctrd__CreateTaskRequest *req, struct 
 			 shim->container->id);
 		return;
 	}
-	if (shim->stopping || shim->terminating) {
+	if (shim->stopping) {
 		rpc_fail(call, RPC_UNAVAILABLE, "the shim is ending");
 		return;
 	}
