@@ -26,11 +26,11 @@ struct channel_queue {
 	int stop_fd; /* eventfd, level: readable from queue_stop() on */
 	pthread_mutex_t lock;
 	pthread_cond_t started; /* running became true */
-	pthread_cond_t quiet;   /* nr_inside became zero */
+	pthread_cond_t quiet;	/* nr_inside became zero */
 	bool running;
 	struct vhost_user_queue *q; /* valid while running, or nr_inside > 0 */
-	unsigned int nr_inside;     /* workers that may touch q */
-	unsigned int nr_asleep;     /* of these, how many wait for a kick */
+	unsigned int nr_inside;	    /* workers that may touch q */
+	unsigned int nr_asleep;	    /* of these, how many wait for a kick */
 };
 
 struct channel_vhost {

@@ -100,7 +100,8 @@ static int confine_root(struct err *err)
 int confine_namespaces(struct err *err)
 {
 	if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET) < 0)
-		return err_set(err, -errno, "make namespaces (harpoon-fs has to be started as root)");
+		return err_set(err, -errno,
+			       "make namespaces (harpoon-fs has to be started as root)");
 	return confine_root(err);
 }
 

@@ -42,8 +42,8 @@ int fs_cred_init(struct fs_worker *w)
 	if (syscall(SYS_capget, &h, d) < 0)
 		return -errno;
 	w->caps = d[0].permitted | (uint64_t)d[1].permitted << 32;
-	w->privileged = (w->caps & CAP_BIT(CAP_SETUID)) && (w->caps & CAP_BIT(CAP_SETGID)) &&
-			!geteuid();
+	w->privileged =
+		(w->caps & CAP_BIT(CAP_SETUID)) && (w->caps & CAP_BIT(CAP_SETGID)) && !geteuid();
 	w->has_devices = w->caps & CAP_BIT(CAP_MKNOD);
 	/* Root's own groups must not give any user more than it has. */
 	if (w->privileged && syscall(SYS_setgroups, 0, NULL) < 0)

@@ -19,7 +19,7 @@
 #define FS_FUSE_MINOR_MIN 31
 
 #define FS_OP_WRITES 0x01   /* changes the tree: refused on read-only exports and in the root */
-#define FS_OP_ROOT 0x02     /* makes sense in the root directory, which is not a real one */
+#define FS_OP_ROOT 0x02	    /* makes sense in the root directory, which is not a real one */
 #define FS_OP_SESSION 0x04  /* about no node */
 #define FS_OP_NO_REPLY 0x08 /* never answered */
 #define FS_OP_CREATES 0x10  /* may carry the user's group */
@@ -34,6 +34,7 @@ struct fs_op {
 
 static int fs_op_init(struct fs_req *r);
 static int fs_op_destroy(struct fs_req *r);
+static int fs_op_ioctl(struct fs_req *r);
 static int fs_op_forget(struct fs_req *r);
 static int fs_op_batch_forget(struct fs_req *r);
 
@@ -55,8 +56,7 @@ static const struct fs_op fs_ops[] = {
 	OP(LINK, link, sizeof(struct fuse_link_in), FS_OP_WRITES | FS_OP_CREATES),
 	OP(OPEN, open, sizeof(struct fuse_open_in), 0),
 	OP(READ, read, sizeof(struct fuse_read_in), 0),
-	OP(WRITE, write, sizeof(struct fuse_write_in),
-	   FS_OP_WRITES | FS_OP_PAYLOAD),
+	OP(WRITE, write, sizeof(struct fuse_write_in), FS_OP_WRITES | FS_OP_PAYLOAD),
 	OP(STATFS, statfs, 0, FS_OP_ROOT),
 	OP(RELEASE, release, sizeof(struct fuse_release_in), FS_OP_ROOT),
 	OP(FSYNC, fsync, sizeof(struct fuse_fsync_in), 0),
@@ -71,6 +71,7 @@ static const struct fs_op fs_ops[] = {
 	OP(RELEASEDIR, release, sizeof(struct fuse_release_in), FS_OP_ROOT),
 	OP(FSYNCDIR, fsync, sizeof(struct fuse_fsync_in), FS_OP_ROOT),
 	OP(CREATE, create, sizeof(struct fuse_create_in), FS_OP_WRITES | FS_OP_CREATES),
+	OP(IOCTL, ioctl, sizeof(struct fuse_ioctl_in), FS_OP_ROOT),
 	OP(DESTROY, destroy, 0, FS_OP_SESSION),
 	OP(BATCH_FORGET, batch_forget, sizeof(struct fuse_batch_forget_in),
 	   FS_OP_SESSION | FS_OP_NO_REPLY),
@@ -127,6 +128,20 @@ int fs_take_name(struct fs_req *r, size_t args_len, const char **ret)
 	return 0;
 }
 
+int fs_take_last_string(struct fs_req *r, size_t args_len, const char **ret)
+{
+	int e = fs_take_string(r, args_len, ret);
+
+	return !e && r->next_name != r->body_len ? -EINVAL : e;
+}
+
+int fs_take_last_name(struct fs_req *r, size_t args_len, const char **ret)
+{
+	int e = fs_take_name(r, args_len, ret);
+
+	return !e && r->next_name != r->body_len ? -EINVAL : e;
+}
+
 void *fs_answer(struct fs_req *r, size_t len)
 {
 	memset(r->w->out, 0, len);
@@ -179,6 +194,13 @@ static int fs_op_destroy(struct fs_req *r)
 	fs_unlock(r->fs);
 	fs_forget_all(r->fs);
 	return 0;
+}
+
+/* Nothing is passed to the host's drivers and file systems. ENOSYS would not be remembered either. */
+static int fs_op_ioctl(struct fs_req *r)
+{
+	(void)r;
+	return -ENOTTY;
 }
 
 static int fs_op_forget(struct fs_req *r)
@@ -291,7 +313,7 @@ static int fs_req_serve(struct fs_req *r, const struct fs_op *op)
 	return e;
 }
 
-/* Header and body of the answer. Returns the bytes written, 0 when there is no room even for that. */
+/* Header and body of the answer; there is room for the header at least. Returns the bytes written. */
 static size_t fs_req_reply(struct fs_req *r, int error)
 {
 	size_t body = error ? 0 : r->out_len + r->direct_len;
@@ -303,8 +325,7 @@ static size_t fs_req_reply(struct fs_req *r, int error)
 	}
 	h = (struct fuse_out_header){
 		.len = (uint32_t)(sizeof(h) + body), .error = error, .unique = r->h.unique};
-	if (iov_write(r->reply, r->nr_reply, 0, &h, sizeof(h)) < sizeof(h))
-		return 0;
+	iov_write(r->reply, r->nr_reply, 0, &h, sizeof(h));
 	if (!error && r->out_len)
 		iov_write(r->reply, r->nr_reply, sizeof(h), r->w->out, r->out_len);
 	return h.len;
@@ -331,7 +352,9 @@ size_t fs_worker_handle(struct fs_worker *w, const struct iovec *req, unsigned i
 	e = fs_req_serve(&r, op);
 	log_dbg(FS_COMP, "%s node %llx: %d", op ? op->name : "unknown operation",
 		(unsigned long long)r.h.nodeid, e);
-	return op && (op->flags & FS_OP_NO_REPLY) ? 0 : fs_req_reply(&r, e);
+	if (room < sizeof(struct fuse_out_header) || (op && (op->flags & FS_OP_NO_REPLY)))
+		return 0;
+	return fs_req_reply(&r, e);
 }
 
 int fs_worker_new(struct fs *fs, struct fs_worker **ret, struct err *err)

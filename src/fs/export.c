@@ -50,8 +50,7 @@ void fs_free(struct fs *fs)
 	if (!fs)
 		return;
 	fs_forget_all(fs);
-	list_for_each(e, &fs->exports, link)
-	{
+	list_for_each (e, &fs->exports, link) {
 		list_remove(&e->link);
 		fs_export_unref_locked(e);
 	}
@@ -88,8 +87,7 @@ static struct fs_export *fs_export_find_locked(struct fs *fs, const char *name)
 {
 	struct fs_export *e;
 
-	list_for_each(e, &fs->exports, link)
-	{
+	list_for_each (e, &fs->exports, link) {
 		if (!strcmp(e->name, name))
 			return e;
 	}
@@ -153,8 +151,7 @@ struct fs_export *fs_export_next(struct fs *fs, uint64_t after)
 
 	fs_lock(fs);
 	/* Exports are appended in the order of their numbers. */
-	list_for_each(e, &fs->exports, link)
-	{
+	list_for_each (e, &fs->exports, link) {
 		if (e->id > after) {
 			found = e;
 			found->refs++;

@@ -51,12 +51,12 @@ void fs_slots_done(struct fs_slots *t);
 struct fs_export {
 	struct list link; /* in fs.exports while the guest can look it up */
 	char name[FS_CONTROL_NAME_MAX];
-	uint32_t flags;  /* FS_CONTROL_*; constant */
-	uint64_t id;     /* constant, never reused: also the readdir cookie */
-	int fd;          /* O_PATH; owned; constant */
-	mode_t type;     /* S_IFMT bits; constant */
-	uint64_t ino;    /* as the guest sees it; constant */
-	bool flush;      /* closing can report an error (network file systems); constant */
+	uint32_t flags; /* FS_CONTROL_*; constant */
+	uint64_t id;	/* constant, never reused: also the readdir cookie */
+	int fd;		/* O_PATH; owned; constant */
+	mode_t type;	/* S_IFMT bits; constant */
+	uint64_t ino;	/* as the guest sees it; constant */
+	bool flush;	/* closing can report an error (network file systems); constant */
 	unsigned int refs;
 };
 
@@ -66,8 +66,8 @@ struct fs_node {
 	uint64_t id;
 	uint64_t nlookup;  /* fs.lock */
 	unsigned int refs; /* fs.lock */
-	int fd;            /* O_PATH; owned */
-	mode_t type;       /* S_IFMT bits */
+	int fd;		   /* O_PATH; owned */
+	mode_t type;	   /* S_IFMT bits */
 	dev_t dev;
 	uint64_t ino;
 	uint64_t mnt_id;
@@ -79,8 +79,8 @@ struct fs_node {
 struct fs_handle {
 	uint64_t id;
 	unsigned int refs;    /* fs.lock: one for the guest, one for each operation */
-	int fd;               /* owned; -1 = the root directory */
-	int flags;            /* as opened */
+	int fd;		      /* owned; -1 = the root directory */
+	int flags;	      /* as opened */
 	struct fs_node *node; /* one reference; NULL = the root directory */
 	pthread_mutex_t lock; /* directories: fd's position and `pos` */
 	off_t pos;
@@ -102,16 +102,16 @@ struct fs {
 	size_t nr_devs;
 	/* The session, from INIT to DESTROY. */
 	bool ready;
-	bool dont_mask;    /* the guest leaves the umask to us (FUSE_DONT_MASK) */
+	bool dont_mask;	   /* the guest leaves the umask to us (FUSE_DONT_MASK) */
 	bool setxattr_ext; /* SETXATTR has its long form (FUSE_SETXATTR_EXT) */
 };
 
 struct fs_worker {
 	struct fs *fs;
-	bool privileged;    /* may change credentials: always, save in some tests */
-	bool has_devices;   /* CAP_MKNOD */
-	uint64_t caps;      /* permitted capabilities */
-	mode_t umask;       /* of this thread, now */
+	bool privileged;  /* may change credentials: always, save in some tests */
+	bool has_devices; /* CAP_MKNOD */
+	uint64_t caps;	  /* permitted capabilities */
+	mode_t umask;	  /* of this thread, now */
 	struct iovec iov[IOV_MAX];
 	uint8_t in[FS_IN_MAX] __attribute__((aligned(8)));
 	uint8_t out[FS_OUT_MAX] __attribute__((aligned(8)));
@@ -131,10 +131,10 @@ struct fs_req {
 	unsigned int nr_reply;
 	size_t reply_room;    /* bytes for the body of the answer */
 	struct fs_node *node; /* of h.nodeid, referenced; NULL = the root directory */
-	size_t out_len;       /* bytes of the answer in w->out */
+	size_t out_len;	      /* bytes of the answer in w->out */
 	size_t direct_len;    /* bytes READ has put into reply behind the header itself */
 	size_t next_name;     /* offset in body of the next name to take */
-	bool dont_mask;       /* of the session */
+	bool dont_mask;	      /* of the session */
 	bool setxattr_ext;
 	bool has_group; /* a supplementary group came with the request */
 	gid_t group;
@@ -209,9 +209,14 @@ static inline const void *fs_args(const struct fs_req *r)
 {
 	return r->body;
 }
-/* The next name in the body: a single path component (-EINVAL), or any string for fs_take_string(). */
+/*
+ * The next name in the body: a single path component (-EINVAL), or any string for fs_take_string().
+ * Nothing may follow the last one, so a NUL inside a name is noticed.
+ */
 int fs_take_name(struct fs_req *r, size_t args_len, const char **ret);
 int fs_take_string(struct fs_req *r, size_t args_len, const char **ret);
+int fs_take_last_name(struct fs_req *r, size_t args_len, const char **ret);
+int fs_take_last_string(struct fs_req *r, size_t args_len, const char **ret);
 bool fs_name_is_valid(const char *name);
 /* The body of the answer: len zeroed bytes to fill in. */
 void *fs_answer(struct fs_req *r, size_t len);

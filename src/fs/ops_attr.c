@@ -105,7 +105,7 @@ int fs_op_lookup(struct fs_req *r)
 {
 	struct fuse_entry_out *out = fs_answer(r, sizeof(*out));
 	const char *name;
-	int e = fs_take_name(r, 0, &name);
+	int e = fs_take_last_name(r, 0, &name);
 
 	if (e < 0)
 		return e;

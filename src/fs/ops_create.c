@@ -33,7 +33,7 @@ int fs_op_mkdir(struct fs_req *r)
 	const struct fuse_mkdir_in *in = fs_args(r);
 	struct fs_cred cred;
 	const char *name;
-	int e = fs_take_name(r, sizeof(*in), &name);
+	int e = fs_take_last_name(r, sizeof(*in), &name);
 
 	if (!e)
 		e = fs_create_begin(r, in->umask, &cred);
@@ -73,11 +73,11 @@ static int fs_check_mknod(const struct fs_req *r, mode_t type, uint32_t rdev)
 int fs_op_mknod(struct fs_req *r)
 {
 	const struct fuse_mknod_in *in = fs_args(r);
-	dev_t dev = makedev((in->rdev & 0xfff00) >> 8,
-			    (in->rdev & 0xff) | (in->rdev >> 12 & 0xfff00));
+	dev_t dev =
+		makedev((in->rdev & 0xfff00) >> 8, (in->rdev & 0xff) | (in->rdev >> 12 & 0xfff00));
 	struct fs_cred cred;
 	const char *name;
-	int e = fs_take_name(r, sizeof(*in), &name);
+	int e = fs_take_last_name(r, sizeof(*in), &name);
 
 	if (!e)
 		e = fs_check_mknod(r, in->mode & S_IFMT, in->rdev);
@@ -98,7 +98,7 @@ int fs_op_symlink(struct fs_req *r)
 	int e = fs_take_name(r, 0, &name);
 
 	if (!e)
-		e = fs_take_string(r, 0, &target);
+		e = fs_take_last_string(r, 0, &target);
 	if (!e)
 		e = fs_create_begin(r, 0, &cred);
 	if (e < 0)
@@ -112,7 +112,7 @@ int fs_op_symlink(struct fs_req *r)
 int fs_op_unlink(struct fs_req *r)
 {
 	const char *name;
-	int e = fs_take_name(r, 0, &name);
+	int e = fs_take_last_name(r, 0, &name);
 
 	if (e < 0)
 		return e;
@@ -122,7 +122,7 @@ int fs_op_unlink(struct fs_req *r)
 int fs_op_rmdir(struct fs_req *r)
 {
 	const char *name;
-	int e = fs_take_name(r, 0, &name);
+	int e = fs_take_last_name(r, 0, &name);
 
 	if (e < 0)
 		return e;
@@ -151,7 +151,7 @@ static int fs_rename(struct fs_req *r, size_t args_len, uint64_t newdir, uint32_
 	int e = fs_take_name(r, args_len, &from);
 
 	if (!e)
-		e = fs_take_name(r, args_len, &to);
+		e = fs_take_last_name(r, args_len, &to);
 	if (!e && (flags & ~(uint32_t)(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)))
 		e = -EINVAL;
 	if (!e)
@@ -187,7 +187,7 @@ int fs_op_link(struct fs_req *r)
 	const struct fuse_link_in *in = fs_args(r);
 	struct fs_node *old;
 	const char *name;
-	int e = fs_take_name(r, sizeof(*in), &name);
+	int e = fs_take_last_name(r, sizeof(*in), &name);
 
 	if (!e)
 		e = fs_other_node(r, in->oldnodeid, &old);
@@ -263,13 +263,12 @@ int fs_op_create(struct fs_req *r)
 
 	if (flags < 0)
 		return flags;
-	e = fs_take_name(r, sizeof(*in), &name);
+	e = fs_take_last_name(r, sizeof(*in), &name);
 	if (!e)
 		e = fs_create_begin(r, in->umask, &cred);
 	if (e < 0)
 		return e;
-	fd = openat(r->node->fd, name,
-		    flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
+	fd = openat(r->node->fd, name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
 		    in->mode & 07777);
 	e = fd < 0 ? -errno : 0;
 	fs_cred_leave(r, &cred);

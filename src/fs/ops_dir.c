@@ -199,8 +199,7 @@ static int fs_readdir(struct fs_req *r, bool plus)
 		e = -ENOTDIR;
 	} else {
 		pthread_mutex_lock(&h->lock);
-		if ((uint64_t)h->pos != in->offset &&
-		    lseek(h->fd, (off_t)in->offset, SEEK_SET) < 0)
+		if ((uint64_t)h->pos != in->offset && lseek(h->fd, (off_t)in->offset, SEEK_SET) < 0)
 			e = -errno;
 		else
 			h->pos = (off_t)in->offset;

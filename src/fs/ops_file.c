@@ -179,8 +179,8 @@ int fs_op_fsync(struct fs_req *r)
 
 	if (e < 0)
 		return e;
-	if (h->fd >= 0 && (in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(h->fd)
-								    : fsync(h->fd)) < 0)
+	if (h->fd >= 0 &&
+	    (in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(h->fd) : fsync(h->fd)) < 0)
 		e = -errno;
 	fs_handle_put(r->fs, h);
 	return e;
@@ -203,8 +203,8 @@ int fs_op_fallocate(struct fs_req *r)
 	struct fs_cred cred;
 	int e;
 
-	if (in->mode & ~(uint32_t)(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE |
-				   FALLOC_FL_ZERO_RANGE))
+	if (in->mode &
+	    ~(uint32_t)(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
 		return -EOPNOTSUPP;
 	e = fs_file_get(r, in->fh, r->node, &h);
 	if (e < 0)

@@ -59,6 +59,8 @@ int fs_op_getxattr(struct fs_req *r)
 	ssize_t n;
 	int e = fs_take_xattr_name(r, sizeof(*in), &name);
 
+	if (!e && r->next_name != r->body_len)
+		e = -EINVAL;
 	if (e < 0)
 		return e;
 	if (!r->node || !fs_xattr_is_allowed(name))
@@ -129,6 +131,8 @@ int fs_op_removexattr(struct fs_req *r)
 	const char *name;
 	int e = fs_take_xattr_name(r, 0, &name);
 
+	if (!e && r->next_name != r->body_len)
+		e = -EINVAL;
 	if (e < 0)
 		return e;
 	if (!fs_xattr_is_allowed(name))

@@ -97,8 +97,8 @@ static const struct confine_call confine_calls[] = {
 };
 
 static const int confine_fcntl_commands[] = {
-	F_GETFL,        /* what kind of descriptor is an export */
-	F_SETFL,        /* kick and call descriptors do not block */
+	F_GETFL,	/* what kind of descriptor is an export */
+	F_SETFL,	/* kick and call descriptors do not block */
 	F_DUPFD_CLOEXEC /* FLUSH; a node for an export */
 };
 

@@ -37,10 +37,10 @@ struct virtq {
 };
 
 struct virtq_config {
-	uint16_t size;       /* power of two, at most VIRTQ_SIZE_MAX */
+	uint16_t size;	     /* power of two, at most VIRTQ_SIZE_MAX */
 	uint16_t last_avail; /* where to go on; 0 for a fresh queue */
-	bool event_idx;      /* VIRTIO_RING_F_EVENT_IDX was negotiated */
-	bool indirect;       /* VIRTIO_RING_F_INDIRECT_DESC was negotiated */
+	bool event_idx;	     /* VIRTIO_RING_F_EVENT_IDX was negotiated */
+	bool indirect;	     /* VIRTIO_RING_F_INDIRECT_DESC was negotiated */
 	/* Host pointers to the rings, whose whole extent (virtq_*_len) the caller has checked. */
 	void *desc, *avail, *used;
 };
@@ -50,7 +50,7 @@ struct virtq_chain {
 	uint16_t head;
 	uint16_t nr_readable; /* iov[0 .. nr_readable) */
 	uint16_t nr_writable; /* iov[nr_readable .. nr_readable + nr_writable) */
-	uint32_t total;       /* bytes of all of them */
+	uint32_t total;	      /* bytes of all of them */
 	struct iovec iov[VIRTQ_SIZE_MAX];
 };
 

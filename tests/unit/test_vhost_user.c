@@ -169,8 +169,8 @@ static int tell_state(struct fixture *f, uint32_t request, uint32_t index, uint3
 
 static struct vhost_user_mem_table honest_table(void)
 {
-	return (struct vhost_user_mem_table){
-		.nr = 1, .regions = {{RAM_GPA, RAM_LEN, USER_BASE, 0}}};
+	return (struct vhost_user_mem_table){.nr = 1,
+					     .regions = {{RAM_GPA, RAM_LEN, USER_BASE, 0}}};
 }
 
 static int tell_table(struct fixture *f, const struct vhost_user_mem_table *t, const int *fds,
@@ -191,11 +191,11 @@ static void set_up_device(struct fixture *f, uint64_t extra_features)
 {
 	struct vhost_user_mem_table t = honest_table();
 
-	assert_int_equal(tell_u64(f, VHOST_USER_SET_PROTOCOL_FEATURES,
-				  1u << VHOST_USER_PROTOCOL_F_REPLY_ACK |
-					  1u << VHOST_USER_PROTOCOL_F_MQ,
-				  -1),
-			 1);
+	assert_int_equal(
+		tell_u64(f, VHOST_USER_SET_PROTOCOL_FEATURES,
+			 1u << VHOST_USER_PROTOCOL_F_REPLY_ACK | 1u << VHOST_USER_PROTOCOL_F_MQ,
+			 -1),
+		1);
 	assert_int_equal(tell_u64(f, VHOST_USER_SET_FEATURES,
 				  1ull << VIRTIO_F_VERSION_1 |
 					  1ull << VHOST_USER_F_PROTOCOL_FEATURES | extra_features,
@@ -375,9 +375,9 @@ static void test_surplus_descriptors_are_closed(void **state)
 		assert_int_equal(tell(f, VHOST_USER_SET_OWNER, NULL, 0, many, 8), -EPROTO);
 		assert_int_equal(tell_table(f, &t, many, 3), -EPROTO);
 		assert_int_equal(tell_table(f, &t, NULL, 0), -EPROTO);
-		assert_int_equal(tell_u64(f, VHOST_USER_SET_VRING_KICK,
-					  VHOST_USER_VRING_NO_FD | 1, f->kick),
-				 -EPROTO);
+		assert_int_equal(
+			tell_u64(f, VHOST_USER_SET_VRING_KICK, VHOST_USER_VRING_NO_FD | 1, f->kick),
+			-EPROTO);
 		assert_int_equal(tell_u64(f, VHOST_USER_SET_VRING_CALL, 1, -1), -EPROTO);
 		assert_int_equal(tell_u64(f, VHOST_USER_SET_VRING_KICK, 77, f->kick), -EPROTO);
 		assert_int_equal(tell_u64(f, VHOST_USER_SET_VRING_ERR, 1, f->kick), 1);
@@ -443,10 +443,9 @@ static void test_rings_outside_memory(void **state)
 
 			memcpy((char *)&a + fields[i], &bad[j], sizeof(bad[j]));
 			assert_int_equal(tell_state(f, VHOST_USER_SET_VRING_ENABLE, 0, 0), 1);
-			assert_int_equal(
-				tell(f, VHOST_USER_SET_VRING_ADDR, &a, sizeof(a), NULL, 0), 1);
-			assert_int_equal(tell_state(f, VHOST_USER_SET_VRING_ENABLE, 0, 1),
-					 -EFAULT);
+			assert_int_equal(tell(f, VHOST_USER_SET_VRING_ADDR, &a, sizeof(a), NULL, 0),
+					 1);
+			assert_int_equal(tell_state(f, VHOST_USER_SET_VRING_ENABLE, 0, 1), -EFAULT);
 			assert_null(f->running[0]);
 		}
 	}

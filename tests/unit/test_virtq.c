@@ -399,8 +399,8 @@ static void test_bad_indirect_tables(void **state)
 		memset(f->ram, 0, DATA_OFF);
 		start_indirect(f);
 		put_desc(&f->table[0], DATA_OFF, 4, 0, 0);
-		put_desc(&f->desc[0], bad[i].off, bad[i].len,
-			 VRING_DESC_F_INDIRECT | bad[i].flags, 1);
+		put_desc(&f->desc[0], bad[i].off, bad[i].len, VRING_DESC_F_INDIRECT | bad[i].flags,
+			 1);
 		offer(f, 0);
 		assert_broken(f);
 	}

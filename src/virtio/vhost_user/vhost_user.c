@@ -98,8 +98,7 @@ static void vhost_user_ring_stop(struct vhost_user *vu, unsigned int index)
 static bool vhost_user_ring_is_ready(const struct vhost_user *vu, const struct vhost_user_ring *r)
 {
 	/* Without protocol features there is no SET_VRING_ENABLE, and a ring runs from its kick on. */
-	bool enabled =
-		r->enabled || !(vu->features & BIT(VHOST_USER_F_PROTOCOL_FEATURES));
+	bool enabled = r->enabled || !(vu->features & BIT(VHOST_USER_F_PROTOCOL_FEATURES));
 
 	return enabled && r->has_addr && r->size && r->q.kick_fd >= 0;
 }
@@ -179,8 +178,8 @@ static int vhost_user_map_region(struct vhost_user *vu, const struct vhost_user_
 		return err_set(err, ret, "memory region at guest address 0x%llx",
 			       (unsigned long long)r->gpa);
 	}
-	vu->maps[vu->mem.nr - 1] = (struct vhost_user_map){
-		.base = base, .len = r->len, .user_addr = r->user_addr};
+	vu->maps[vu->mem.nr - 1] =
+		(struct vhost_user_map){.base = base, .len = r->len, .user_addr = r->user_addr};
 	return 0;
 }
 

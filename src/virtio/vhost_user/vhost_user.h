@@ -35,9 +35,9 @@ struct vhost_user_ops {
 };
 
 struct vhost_user_config {
-	int fd;                   /* connected stream socket; taken over */
+	int fd;			  /* connected stream socket; taken over */
 	uint64_t device_features; /* offered beside the ring features that virtq.c implements */
-	unsigned int nr_queues;   /* at most VHOST_USER_QUEUES_MAX */
+	unsigned int nr_queues;	  /* at most VHOST_USER_QUEUES_MAX */
 	const struct vhost_user_ops *ops;
 	void *ctx;
 };
