@@ -167,8 +167,7 @@ static int rootpath_walk_make(int root_fd, const char *path, enum rootpath_kind 
 
 	if (strlen(path) >= PATH_MAX)
 		return -ENAMETOOLONG;
-	strcpy(w.todo,
-	       path); /* NOLINT(clang-analyzer-security.insecureAPI.strcpy): checked above */
+	memcpy(w.todo, path, strlen(path) + 1);
 	w.cur_fd = openat(root_fd, ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (w.cur_fd < 0)
 		return -errno;

@@ -39,6 +39,7 @@ int fs_server_start(struct fs_server *s, const char *binary, int vhost_fd, struc
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		return err_set(err, -errno, "start the file server: socketpair");
 	s->control_fd = pair[0];
+	s->binary = binary;
 	theirs = pair[1];
 	return child_start(&s->child,
 			   &(struct spawn_params){
@@ -81,7 +82,8 @@ int fs_server_export(struct fs_server *s, const char *name, int dirfd, uint32_t 
 	if (!r)
 		r = fs_server_receive(s, &answer);
 	if (r)
-		return err_set(err, r, "share '%s': the file server does not answer", name);
+		return err_set(err, r, "share '%s': '%s' does not answer as harpoon-fs does", name,
+			       s->binary);
 	if (answer.error)
 		return err_set(err, answer.error, "share '%s'", name);
 	return 0;

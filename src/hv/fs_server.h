@@ -8,11 +8,12 @@
 
 struct fs_server {
 	struct child child;
-	int control_fd; /* owned, -1 = not started */
+	int control_fd;	    /* owned, -1 = not started */
+	const char *binary; /* borrowed from the start on, for messages */
 };
 
 void fs_server_init(struct fs_server *s, struct loop *loop, loop_fn on_exit, void *ctx);
-/* vhost_fd: its end of the vhost-user socket, borrowed. */
+/* vhost_fd: its end of the vhost-user socket, borrowed. binary: lives as long as s. */
 int fs_server_start(struct fs_server *s, const char *binary, int vhost_fd, struct err *err);
 /* Borrows dirfd. flags: FS_CONTROL_*. Waits for the server's answer, FS_SERVER_TIMEOUT_MS at most. */
 int fs_server_export(struct fs_server *s, const char *name, int dirfd, uint32_t flags,

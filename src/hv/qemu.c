@@ -24,6 +24,7 @@
 #include "host_tsc.h"
 #include "hv_internal.h"
 #include "kernel_args.h"
+#include "kernel_image.h"
 #include "log.h"
 #include "qemu_args.h"
 #include "qmp.h"
@@ -227,6 +228,8 @@ static int qemu_exec(struct hv_vm *vm, const int *fds, struct err *err)
 	int r = qemu_check_file("kernel", c->kernel, err);
 
 	if (!r)
+		r = kernel_image_check(c->kernel, err);
+	if (!r)
 		r = qemu_check_file("initrd", c->initrd, err);
 	if (r)
 		return r;
@@ -313,13 +316,19 @@ static void qemu_explain_reset(const struct hv_vm *vm, struct hv_exit *ret)
 /* No word from QMP: the status has to do. */
 static void qemu_explain_status(const struct hv_vm *vm, struct hv_exit *ret)
 {
-	char how[200];
+	const struct qemu *q = vm->backend;
+	char how[100];
 
 	child_describe_exit(&vm->vmm, how, sizeof(how));
 	ret->kind = HV_EXIT_FAILED;
 	if (vm->vmm.status == 128 + SIGKILL || vm->vmm.status == 128 + SIGTERM)
 		ret->kind = HV_EXIT_KILLED;
-	snprintf(ret->text, sizeof(ret->text), "QEMU %s", how);
+	if (q->greeted)
+		snprintf(ret->text, sizeof(ret->text), "QEMU %s", how);
+	else
+		snprintf(ret->text, sizeof(ret->text),
+			 "QEMU %s and never spoke QMP; is '%.100s' QEMU?", how,
+			 vm->params.config->qemu);
 }
 
 static void qemu_explain_exit(struct hv_vm *vm, struct hv_exit *ret)
@@ -327,8 +336,10 @@ static void qemu_explain_exit(struct hv_vm *vm, struct hv_exit *ret)
 	struct qemu *q = vm->backend;
 
 	qmp_drain(q->qmp);
-	if (q->panicked || !strcmp(q->reason, "guest-reset") || !strcmp(q->reason, "guest-panic") ||
-	    (!q->reason[0] && vm->vmm.status == 0)) {
+	if (!q->greeted) {
+		qemu_explain_status(vm, ret);
+	} else if (q->panicked || !strcmp(q->reason, "guest-reset") ||
+		   !strcmp(q->reason, "guest-panic") || (!q->reason[0] && vm->vmm.status == 0)) {
 		qemu_explain_reset(vm, ret);
 	} else if (!strcmp(q->reason, "guest-shutdown")) {
 		ret->kind = HV_EXIT_POWEROFF;

@@ -234,8 +234,6 @@ static void container_stop(void *ctx)
 	task.exited_at_ns = c->init.exited_at_ns;
 	bundle_task_write(c->state_fd, &task);
 	process_publish_exit(&c->init);
-	if (c->shim->terminating)
-		shim_linger(c->shim);
 	if (c->delete_call)
 		container_delete_begin(c);
 }

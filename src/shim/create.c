@@ -36,6 +36,8 @@
 #include "vmreq.h"
 
 #define CREATE_ENTROPY 64
+/* hv itself waits a quarter of a second to see which process of a VM was the first to end. */
+#define CREATE_REPORT_NS 700000000ull
 #define CREATE_POSTSTOP_LIMIT_S 10
 
 enum {
@@ -52,6 +54,7 @@ struct create {
 	int netns_fd;
 	struct err err; /* code != 0: failed, being taken back */
 	struct loop_timer fail_timer;
+	bool taking_back;
 };
 
 static void create_free(struct container *c)
@@ -88,8 +91,6 @@ static void create_failed(void *ctx, const struct err *none)
 	rpc_fail_err(call, &err);
 	if (delete_call)
 		rpc_fail(delete_call, RPC_NOT_FOUND, "container not created: not found");
-	if (shim->terminating)
-		shim_linger(shim);
 }
 
 static void create_take_back(void *ctx)
@@ -99,6 +100,8 @@ static void create_take_back(void *ctx)
 	struct hv_vm *vm = take_ptr(&c->vm);
 	struct agent_client *agent = take_ptr(&c->agent);
 
+	/* The callbacks of what is freed here report errors, too. */
+	c->create->taking_back = true;
 	hooks_cancel(take_ptr(&c->hooks));
 	agent_client_free(agent);
 	taskio_close(&c->init.io);
@@ -114,14 +117,24 @@ static void create_take_back(void *ctx)
 			       CREATE_POSTSTOP_LIMIT_S, create_failed, c);
 }
 
+static bool create_is_symptom(const struct err *err)
+{
+	return err->code == -EPIPE || err->code == -ECONNRESET;
+}
+
+/*
+ * The first error counts. A broken connection is only the sign of a VM that is dying: its own report, which
+ * says why, gets a moment to come and replaces it.
+ */
 void create_fail(struct container *c, const struct err *err)
 {
 	struct create *cr = c->create;
+	uint64_t wait_ns = create_is_symptom(err) && c->vm ? CREATE_REPORT_NS : 0;
 
-	if (cr->err.code)
+	if (cr->taking_back || (cr->err.code && !create_is_symptom(&cr->err)))
 		return;
 	cr->err = *err;
-	loop_timer_arm(c->shim->loop, &cr->fail_timer, 0, create_take_back, c);
+	loop_timer_arm(c->shim->loop, &cr->fail_timer, wait_ns, create_take_back, c);
 }
 
 static void create_fail_code(struct container *c, enum rpc_code code, const char *message)
@@ -132,7 +145,7 @@ static void create_fail_code(struct container *c, enum rpc_code code, const char
 		message = "the agent in the VM did not answer in time";
 	else if (code == RPC_UNAVAILABLE || code == RPC_CANCELED)
 		message = "the VM ended";
-	err_say(&err, rpc_code_to_errno(code), "%s", message);
+	err_say(&err, code == RPC_CANCELED ? -EPIPE : rpc_code_to_errno(code), "%s", message);
 	create_fail(c, &err);
 }
 
@@ -515,7 +528,7 @@ void create_begin(struct shim *shim, const Ctrd__CreateTaskRequest *req, struct 
 			 shim->container->id);
 		return;
 	}
-	if (shim->stopping || shim->terminating) {
+	if (shim->stopping) {
 		rpc_fail(call, RPC_UNAVAILABLE, "the shim is ending");
 		return;
 	}

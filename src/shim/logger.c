@@ -43,8 +43,11 @@ static void logger_decode(char *s, bool plus_is_blank)
 	char *out = s;
 
 	for (; *s; s++) {
-		if (*s == '%' && logger_hex(s[1]) >= 0 && logger_hex(s[2]) >= 0) {
-			*out++ = (char)(logger_hex(s[1]) << 4 | logger_hex(s[2]));
+		int high = *s == '%' ? logger_hex(s[1]) : -1;
+		int low = high < 0 ? -1 : logger_hex(s[2]);
+
+		if (low >= 0) {
+			*out++ = (char)(high * 16 + low);
 			s += 2;
 		} else {
 			*out++ = *s == '+' && plus_is_blank ? ' ' : *s;

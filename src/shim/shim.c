@@ -2,9 +2,9 @@
  * The serving process: loop, server, publisher, signals, and the way out; see shim.h.
  *
  * Shutdown (containerd): the socket's name goes first, then the answers and events under way, then us.
- * SIGTERM, SIGINT: the VM is killed and its end told as always. Clients have a moment to delete the container;
- * if none does, mounts are undone, and what happened stays on disk for `delete`, which containerd runs when
- * our connections close. SIGHUP and SIGPIPE are ignored.
+ * SIGTERM, SIGINT: with no container, the same way out; with one they are ignored. A service manager that stops
+ * containerd sends them to everything in its cgroup, and containers are to live through that. SIGHUP and SIGPIPE
+ * are ignored.
  */
 #include "shim.h"
 
@@ -24,8 +24,6 @@
 
 /* containerd waits three seconds for a shim to shut down. */
 #define SHIM_FLUSH_NS 2000000000ull
-/* After SIGTERM: how long clients have to delete the container whose end they have just heard of. */
-#define SHIM_LINGER_NS 3000000000ull
 
 static void shim_remove_socket(struct shim *s)
 {
@@ -67,35 +65,16 @@ void shim_shutdown(struct shim *s)
 	loop_timer_arm(s->loop, &s->stop_timer, 0, shim_flush, s);
 }
 
-static void shim_linger_over(void *ctx)
-{
-	shim_shutdown(ctx);
-}
-
-void shim_linger(struct shim *s)
-{
-	if (!s->stopping)
-		loop_timer_arm(s->loop, &s->stop_timer, s->container ? SHIM_LINGER_NS : 0,
-			       shim_linger_over, s);
-}
-
 static void shim_terminate(struct shim *s)
 {
-	struct container *c = s->container;
-	struct err err = {0};
-
-	if (s->stopping || s->terminating)
+	if (s->stopping)
 		return;
-	log_info("shim", "asked to terminate");
-	s->terminating = true;
-	if (!c || c->phase >= CONTAINER_STOPPED) {
-		shim_linger(s);
-	} else if (c->phase == CONTAINER_CREATING) {
-		err_say(&err, -ECANCELED, "the shim was told to terminate");
-		create_fail(c, &err);
-	} else {
-		container_kill_vm(c);
+	if (s->container) {
+		log_dbg("shim", "told to terminate: ignored, there is a container");
+		return;
 	}
+	log_info("shim", "told to terminate");
+	shim_shutdown(s);
 }
 
 static void shim_on_signal(void *ctx, uint32_t events)

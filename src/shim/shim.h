@@ -24,7 +24,6 @@ struct shim {
 	struct publisher *events;
 	struct container *container; /* NULL = none */
 	bool stopping;		     /* the way out has begun */
-	bool terminating; /* SIGTERM: ends soon after the container has, deleted or not */
 	int signal_fd;
 	struct loop_watch *signal_watch;
 	struct loop_timer stop_timer;
@@ -32,7 +31,7 @@ struct shim {
 };
 
 /*
- * Serves on listen_fd (owned) until the last container is gone and containerd said Shutdown, or SIGTERM.
+ * Serves on listen_fd (owned) until the last container is gone and containerd said Shutdown (or SIGTERM came).
  * ready (may be NULL) is called once everything is set up, before the first request. The shim's config is
  * moved in and released.
  */
@@ -46,7 +45,5 @@ struct shim_params {
 };
 int shim_serve(const struct shim_params *params, struct err *err);
 
-/* The container of a terminating shim has ended: a moment for its Delete, then the end. */
-void shim_linger(struct shim *s);
 /* Shutdown: from now on nobody finds this shim; ends when answers and events are out. */
 void shim_shutdown(struct shim *s);

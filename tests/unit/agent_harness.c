@@ -85,18 +85,27 @@ void harness_new_root(struct harness *h)
 	harness_backend_share(h, h->share);
 }
 
+int harness_main(const char *name, const struct CMUnitTest *tests, size_t nr, size_t nr_limits)
+{
+	const char *why = "needs root and busybox-static";
+
+	if (geteuid() != 0 || access("/bin/busybox", X_OK) != 0 || !harness_backend_check(&why)) {
+		printf("1..0 # SKIP %s\n", why);
+		return 0;
+	}
+	if (nr_limits && !harness_backend_has_limits()) {
+		printf("# %zu tests left out: no memory and pids controllers in cgroup v2\n",
+		       nr_limits);
+		nr -= nr_limits;
+	}
+	return _cmocka_run_group_tests(name, tests, nr, NULL, NULL);
+}
+
 int harness_setup(void **state)
 {
 	struct harness *h = xcalloc(1, sizeof(*h));
-	const char *why = "needs root and busybox-static";
 
-	*state = NULL;
-	if (geteuid() != 0 || access("/bin/busybox", X_OK) != 0 ||
-	    !harness_backend_start(h, &why)) {
-		print_message("# skipped: %s\n", why);
-		free(h);
-		return 0;
-	}
+	harness_backend_start(h);
 	snprintf(h->share, sizeof(h->share), "root");
 	h->client = harness_backend_client(h);
 	assert_non_null(h->client);
@@ -125,19 +134,10 @@ int harness_teardown(void **state)
 {
 	struct harness *h = *state;
 
-	if (!h)
-		return 0;
 	harness_end_streams(h);
 	harness_backend_stop(h);
 	free(h);
 	return 0;
-}
-
-struct harness *harness_of(void **state)
-{
-	if (!*state)
-		skip();
-	return *state;
 }
 
 /* ---- calls ---- */

@@ -62,8 +62,12 @@ struct harness_result {
 
 /* ---- back-end ---- */
 
-/* Fills in loop, base and backend; false when this host cannot, with the reason. */
-bool harness_backend_start(struct harness *h, const char **ret_why);
+/* False when this host cannot, with the reason. */
+bool harness_backend_check(const char **ret_why);
+/* Whether cgroup v2 has the memory and pids controllers. */
+bool harness_backend_has_limits(void);
+/* Fills in loop, base and backend. */
+void harness_backend_start(struct harness *h);
 /* Calls the agent; the back-end's, also to free. */
 struct rpc_client *harness_backend_client(struct harness *h);
 void harness_backend_attach(struct harness *h, uint32_t id, int rfd, int wfd);
@@ -74,11 +78,20 @@ void harness_backend_stop(struct harness *h);
 
 /* ---- fixtures ---- */
 
-/* cmocka fixtures; *state is the harness, NULL when this host cannot (call harness_of() first). */
+/*
+ * Runs the tests, the last nr_limits of them only where limits can be set; a program's main. Says that
+ * all is skipped where the back-end cannot run.
+ */
+int harness_main(const char *name, const struct CMUnitTest *tests, size_t nr, size_t nr_limits);
+
+/* cmocka fixtures; *state is the harness. */
 int harness_setup(void **state);
 int harness_teardown(void **state);
-/* Skips the test where the host lacks something. */
-struct harness *harness_of(void **state);
+#define HARNESS_TEST(f) cmocka_unit_test_setup_teardown(f, harness_setup, harness_teardown)
+static inline struct harness *harness_of(void **state)
+{
+	return *state;
+}
 
 void harness_begin(struct harness *h, struct harness_answer *a, const char *method,
 		   const void *request, const ProtobufCMessageDescriptor *response);

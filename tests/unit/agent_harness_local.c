@@ -4,6 +4,7 @@
  */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,6 +15,7 @@
 #include "agent.h"
 #include "agent_harness.h"
 #include "cleanup.h"
+#include "io.h"
 
 struct local {
 	char cgroup[256];
@@ -54,18 +56,37 @@ static void local_on_broken(void *ctx)
 
 static const struct mux_callbacks local_mux_callbacks;
 
-bool harness_backend_start(struct harness *h, const char **ret_why)
+bool harness_backend_check(const char **ret_why)
+{
+	char dir[256];
+
+	*ret_why = "needs a cgroup v2 folder that can be written";
+	return local_find_cgroup(dir, sizeof(dir)) && !mkdir(dir, 0755) && !rmdir(dir);
+}
+
+bool harness_backend_has_limits(void)
+{
+	char dir[256], path[300];
+	cleanup_free char *text = NULL;
+
+	if (!local_find_cgroup(dir, sizeof(dir)))
+		return false;
+	*strrchr(dir, '/') = '\0';
+	snprintf(path, sizeof(path), "%s/cgroup.controllers", dir);
+	if (io_read_file(AT_FDCWD, path, 4096, &text, NULL))
+		return false;
+	return strstr(text, "memory") && strstr(text, "pids");
+}
+
+void harness_backend_start(struct harness *h)
 {
 	struct local *l = xcalloc(1, sizeof(*l));
 	struct err err = {0};
 	int channel[2];
 
 	l->nr_fds = local_count_fds();
-	if (!local_find_cgroup(l->cgroup, sizeof(l->cgroup)) || mkdir(l->cgroup, 0755)) {
-		*ret_why = "needs cgroup v2";
-		free(l);
-		return false;
-	}
+	assert_true(local_find_cgroup(l->cgroup, sizeof(l->cgroup)));
+	assert_int_equal(mkdir(l->cgroup, 0755), 0);
 	harness_make_tree(h);
 	h->backend = l;
 	h->loop = loop_new();
@@ -78,7 +99,6 @@ bool harness_backend_start(struct harness *h, const char **ret_why)
 	l->mux = mux_new(h->loop, channel[1], &local_mux_callbacks, h);
 	assert_non_null(l->mux);
 	assert_int_equal(agent_new(h->loop, &l->params, l->transport, &l->agent, &err), 0);
-	return true;
 }
 
 struct rpc_client *harness_backend_client(struct harness *h)

@@ -53,7 +53,7 @@ static void vm_remove(void)
 		fprintf(stderr, "%s failed\n", cmd);
 }
 
-static bool vm_boot(const char **ret_why)
+static void vm_boot(void)
 {
 	struct hv_params params = {
 		.id = "test-agent", .netns_fd = -1, .nr_vcpus = 1, .mem_bytes = 256u << 20};
@@ -71,44 +71,44 @@ static bool vm_boot(const char **ret_why)
 	params.state_dir_fd = vm.state_fd;
 	params.state_dir = state;
 	if (hv_vm_new(vm.tree.loop, &params, &vm_callbacks, NULL, &vm.hv, &err) ||
-	    hv_vm_start(vm.hv, &err)) {
-		snprintf(vm.why, sizeof(vm.why), "%s", err.msg);
-		*ret_why = vm.why;
-		vm.is_over = true;
-		return false;
-	}
+	    hv_vm_start(vm.hv, &err))
+		fail_msg("%s", err.msg);
 	while (!vm.is_ready && !vm.is_over && util_now_ns() < end)
 		assert_int_equal(loop_run_once(vm.tree.loop, 1000), 0);
 	if (!vm.is_ready)
 		fail_msg("the guest did not come up: %s", vm.why);
 	harness_backend_share(&vm.tree, "root");
-	return true;
 }
 
-bool harness_backend_start(struct harness *h, const char **ret_why)
+bool harness_backend_check(const char **ret_why)
 {
 	struct err err = {0};
 
 	*ret_why = vm.why;
+	if (config_load(&vm.config, &err))
+		snprintf(vm.why, sizeof(vm.why), "%s", err.msg);
+	else if (access(vm.config.kernel, R_OK) || access(vm.config.initrd, R_OK))
+		snprintf(vm.why, sizeof(vm.why), "no guest kernel and initrd were built");
+	else
+		return true;
+	return false;
+}
+
+bool harness_backend_has_limits(void)
+{
+	return true;
+}
+
+void harness_backend_start(struct harness *h)
+{
 	if (vm.is_over)
-		return false;
-	if (!vm.hv) {
-		if (config_load(&vm.config, &err)) {
-			snprintf(vm.why, sizeof(vm.why), "%s", err.msg);
-			return false;
-		}
-		if (access(vm.config.kernel, R_OK) || access(vm.config.initrd, R_OK)) {
-			snprintf(vm.why, sizeof(vm.why), "no guest kernel or initrd was built");
-			return false;
-		}
-		if (!vm_boot(ret_why))
-			return false;
-	}
+		fail_msg("the guest is gone: %s", vm.why);
+	if (!vm.hv)
+		vm_boot();
 	h->loop = vm.tree.loop;
 	memcpy(h->base, vm.tree.base, sizeof(h->base));
 	memcpy(h->root, vm.tree.root, sizeof(h->root));
 	memcpy(h->fs, vm.tree.fs, sizeof(h->fs));
-	return true;
 }
 
 struct rpc_client *harness_backend_client(struct harness *h)

@@ -315,7 +315,10 @@ int hv_vm_share(struct hv_vm *vm, const char *name, int dirfd, uint32_t flags, s
 {
 	close(dirfd);
 	fake.nr_shares++;
-	return 0;
+	if (!fake.share_dies)
+		return 0;
+	fake_vm_die(fake.share_dies);
+	return err_set(err, -EPIPE, "share '%s': the file server does not answer", name);
 }
 
 static void fake_on_ready(void *ctx)

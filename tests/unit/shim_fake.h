@@ -28,6 +28,7 @@ struct fake {
 	struct loop *loop;
 	/* What goes wrong. */
 	const char *start_error;   /* hv_vm_start fails with it */
+	const char *share_dies;	   /* hv_vm_share fails, as the VM dies of this */
 	bool never_ready;	   /* the agent never greets */
 	enum rpc_code create_code; /* CreateContainer's answer */
 	const char *create_text;

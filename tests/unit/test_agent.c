@@ -469,6 +469,7 @@ static void test_exec_joins_the_container(void **state)
 	must_ref(h, "Delete", "c1", "");
 }
 
+/* Several times: the report races with the end of the process that sent it. */
 static void test_exec_of_missing_file(void **state)
 {
 	struct harness *h = harness_of(state);
@@ -482,12 +483,14 @@ static void test_exec_of_missing_file(void **state)
 	e.id = "c1";
 	e.exec_id = "e1";
 	e.process = &r.process;
-	harness_call(h, &a, "Exec", &e, NULL);
-	assert_int_equal(a.code, RPC_OK);
-	harness_ref(h, &a, "Start", "c1", "e1");
-	assert_int_equal(a.code, RPC_NOT_FOUND);
-	assert_string_equal(a.msg, "exec: \"nosuch\": executable file not found in $PATH");
-	must_ref(h, "Delete", "c1", "e1");
+	for (int i = 0; i < 20; i++) {
+		harness_call(h, &a, "Exec", &e, NULL);
+		assert_int_equal(a.code, RPC_OK);
+		harness_ref(h, &a, "Start", "c1", "e1");
+		assert_int_equal(a.code, RPC_NOT_FOUND);
+		assert_string_equal(a.msg, "exec: \"nosuch\": executable file not found in $PATH");
+		must_ref(h, "Delete", "c1", "e1");
+	}
 	must_ref(h, "Delete", "c1", "");
 }
 
@@ -655,10 +658,6 @@ static void test_memory_limit_and_update(void **state)
 	r.create.cgroup = files;
 	r.create.n_cgroup = 1;
 	harness_call(h, &a, "CreateContainer", &r.create, NULL);
-	if (a.code == RPC_UNIMPLEMENTED) {
-		print_message("# skipped: the memory controller is not in cgroup v2 here\n");
-		skip();
-	}
 	assert_string_equal(a.msg, "");
 	must_ref(h, "Start", "c1", "");
 	file.value = "16777216";
@@ -691,10 +690,6 @@ static void test_agent_outlives_a_fork_bomb(void **state)
 	r.create.n_cgroup = 1;
 	r.process.stdout_stream = out->id;
 	harness_call(h, &a, "CreateContainer", &r.create, NULL);
-	if (a.code == RPC_UNIMPLEMENTED) {
-		print_message("# skipped: the pids controller is not in cgroup v2 here\n");
-		skip();
-	}
 	must_ref(h, "Start", "c1", "");
 	harness_run_until(h, out, "up\n");
 	start = util_now_ns();
@@ -764,61 +759,70 @@ static void test_device_filter(void **state)
 	harness_result_done(&res);
 }
 
-/* A container that waits for its start must not hold another's pipe ends. */
+/*
+ * A container that waits for its start must not hold another's pipe ends: it is forked while the first
+ * one's stdin is open, and that one must still see its end.
+ */
 static void test_waiting_child_holds_no_foreign_pipes(void **state)
 {
 	struct harness *h = harness_of(state);
-	struct harness_stream *in = harness_input(h, "x", 1);
+	size_t len = 1u << 20;
+	cleanup_free uint8_t *data = calloc(1, len);
+	struct harness_stream *in, *out = harness_output(h);
 	struct harness_request r;
 	struct harness_answer a;
 
-	harness_request_init(&r, "cat >/dev/null");
+	in = harness_input(h, data, len);
+	harness_request_init(&r, "echo up; until test -e /tmp/go; do sleep 0.02; done; wc -c");
 	r.process.stdin_stream = in->id;
+	r.process.stdout_stream = out->id;
 	start_script(h, &r);
+	harness_run_until(h, out, "up\n");
 	harness_request_init(&r, "true");
 	r.create.id = "c2";
 	harness_call(h, &a, "CreateContainer", &r.create, NULL);
 	assert_string_equal(a.msg, "");
-	assert_int_equal(wait_status(h, "c1", ""), 0);
+	exec_begin(h, "go", "touch /tmp/go", NULL, false);
+	must_ref(h, "Start", "c1", "go");
+	harness_run_until(h, out, "1048576\n");
 	must_ref(h, "Delete", "c2", "");
 	must_ref(h, "Delete", "c1", "");
 }
 
-#define AGENT_TEST(f) cmocka_unit_test_setup_teardown(f, harness_setup, harness_teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		AGENT_TEST(test_runs_and_reports_output),
-		AGENT_TEST(test_exit_codes_and_separate_stderr),
-		AGENT_TEST(test_missing_and_unusable_executables),
-		AGENT_TEST(test_bad_format_is_an_error_of_start),
-		AGENT_TEST(test_user_environment_and_cwd),
-		AGENT_TEST(test_stdin_round_trip_is_lossless),
-		AGENT_TEST(test_isolation_that_a_container_sees),
-		AGENT_TEST(test_masked_readonly_and_sysctl),
-		AGENT_TEST(test_readonly_root_and_volumes),
-		AGENT_TEST(test_capabilities_nnp_and_rlimits),
-		AGENT_TEST(test_seccomp_without_no_new_privs),
-		AGENT_TEST(test_user_namespace),
-		AGENT_TEST(test_signals),
-		AGENT_TEST(test_kill_created_and_running),
-		AGENT_TEST(test_delete_ends_everything),
-		AGENT_TEST(test_background_child_keeps_stdout),
-		AGENT_TEST(test_exec_joins_the_container),
-		AGENT_TEST(test_exec_of_missing_file),
-		AGENT_TEST(test_execs_exit_before_init),
-		AGENT_TEST(test_terminal),
-		AGENT_TEST(test_terminal_of_exec_and_resize),
-		AGENT_TEST(test_pids_and_stats),
-		AGENT_TEST(test_cgroup_file_errors_are_clear),
-		AGENT_TEST(test_ids_in_use_and_unknown),
-		AGENT_TEST(test_configure_sets_the_clock),
-		AGENT_TEST(test_device_filter),
-		AGENT_TEST(test_memory_limit_and_update),
-		AGENT_TEST(test_agent_outlives_a_fork_bomb),
-		AGENT_TEST(test_waiting_child_holds_no_foreign_pipes),
+		HARNESS_TEST(test_runs_and_reports_output),
+		HARNESS_TEST(test_exit_codes_and_separate_stderr),
+		HARNESS_TEST(test_missing_and_unusable_executables),
+		HARNESS_TEST(test_bad_format_is_an_error_of_start),
+		HARNESS_TEST(test_user_environment_and_cwd),
+		HARNESS_TEST(test_stdin_round_trip_is_lossless),
+		HARNESS_TEST(test_isolation_that_a_container_sees),
+		HARNESS_TEST(test_masked_readonly_and_sysctl),
+		HARNESS_TEST(test_readonly_root_and_volumes),
+		HARNESS_TEST(test_capabilities_nnp_and_rlimits),
+		HARNESS_TEST(test_seccomp_without_no_new_privs),
+		HARNESS_TEST(test_user_namespace),
+		HARNESS_TEST(test_signals),
+		HARNESS_TEST(test_kill_created_and_running),
+		HARNESS_TEST(test_delete_ends_everything),
+		HARNESS_TEST(test_background_child_keeps_stdout),
+		HARNESS_TEST(test_exec_joins_the_container),
+		HARNESS_TEST(test_exec_of_missing_file),
+		HARNESS_TEST(test_execs_exit_before_init),
+		HARNESS_TEST(test_terminal),
+		HARNESS_TEST(test_terminal_of_exec_and_resize),
+		HARNESS_TEST(test_pids_and_stats),
+		HARNESS_TEST(test_cgroup_file_errors_are_clear),
+		HARNESS_TEST(test_ids_in_use_and_unknown),
+		HARNESS_TEST(test_configure_sets_the_clock),
+		HARNESS_TEST(test_device_filter),
+		HARNESS_TEST(test_waiting_child_holds_no_foreign_pipes),
+		/* The last two need controllers. */
+		HARNESS_TEST(test_memory_limit_and_update),
+		HARNESS_TEST(test_agent_outlives_a_fork_bomb),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return harness_main("agent", tests, ARRAY_SIZE(tests), 2);
 }

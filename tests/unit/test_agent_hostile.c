@@ -295,19 +295,17 @@ static void test_errors_of_mounts_name_the_cause(void **state)
 	expect_error(h, &r, RPC_INVALID_ARGUMENT, "nosuchoption");
 }
 
-#define AGENT_TEST(f) cmocka_unit_test_setup_teardown(f, harness_setup, harness_teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		AGENT_TEST(test_matrix_of_shapes),
-		AGENT_TEST(test_cwd_through_descriptors),
-		AGENT_TEST(test_mount_targets_stay_inside),
-		AGENT_TEST(test_hostile_passwd),
-		AGENT_TEST(test_shares_stay_in_the_shared_folder),
-		AGENT_TEST(test_sysctls_stay_in_proc_sys),
-		AGENT_TEST(test_errors_of_mounts_name_the_cause),
+		HARNESS_TEST(test_matrix_of_shapes),
+		HARNESS_TEST(test_cwd_through_descriptors),
+		HARNESS_TEST(test_mount_targets_stay_inside),
+		HARNESS_TEST(test_hostile_passwd),
+		HARNESS_TEST(test_shares_stay_in_the_shared_folder),
+		HARNESS_TEST(test_sysctls_stay_in_proc_sys),
+		HARNESS_TEST(test_errors_of_mounts_name_the_cause),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return harness_main("agent_hostile", tests, ARRAY_SIZE(tests), 0);
 }

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -142,11 +143,9 @@ static int setup(void **state)
 	return 0;
 }
 
-static int remove_dir(const char *path)
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
-	cleanup_free char *command = xasprintf("rm -rf '%s'", path);
-
-	return system(command);
+	return remove(path);
 }
 
 static int teardown(void **state)
@@ -160,7 +159,7 @@ static int teardown(void **state)
 	rpc_server_free(e->events_server);
 	config_done(&e->shim.config);
 	loop_free(e->loop);
-	remove_dir(e->dir);
+	nftw(e->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 	free(e);
 	return 0;
 }
@@ -225,7 +224,7 @@ static void settle(void)
 		loop_run_once(env->loop, 2);
 }
 
-static void ref(const char *method, const char *exec_id, struct answer *a)
+static void ref(const char *method, char *exec_id, struct answer *a)
 {
 	Ctrd__ProcessRequest req = CTRD__PROCESS_REQUEST__INIT;
 	const ProtobufCMessageDescriptor *out = NULL;
@@ -243,23 +242,23 @@ static void ref(const char *method, const char *exec_id, struct answer *a)
 	if (!strcmp(method, "Pids"))
 		out = &ctrd__pids_response__descriptor;
 	req.id = "c1";
-	req.exec_id = (char *)(uintptr_t)exec_id;
+	req.exec_id = exec_id;
 	send_call(method, &req.base, out, a);
 }
 
-static void call(const char *method, const char *exec_id, struct answer *a)
+static void call(const char *method, char *exec_id, struct answer *a)
 {
 	ref(method, exec_id, a);
 	until(&a->done);
 }
 
-static void send_create(const char *stdout_path, struct answer *a)
+static void send_create(char *stdout_path, struct answer *a)
 {
 	Ctrd__CreateTaskRequest req = CTRD__CREATE_TASK_REQUEST__INIT;
 
 	req.id = "c1";
 	req.bundle = env->dir;
-	req.stdout = (char *)(uintptr_t)stdout_path;
+	req.stdout = stdout_path;
 	send_call("Create", &req.base, &ctrd__pid_response__descriptor, a);
 }
 
@@ -288,17 +287,16 @@ static void kill_call(uint32_t sig, struct answer *a)
 	until(&a->done);
 }
 
-static void exec_add(const char *id, struct answer *a)
+static void exec_add(char *id, struct answer *a)
 {
-	static const char spec[] =
-		"{\"args\":[\"ls\"],\"cwd\":\"/\",\"user\":{\"uid\":0,\"gid\":0}}";
+	static char spec[] = "{\"args\":[\"ls\"],\"cwd\":\"/\",\"user\":{\"uid\":0,\"gid\":0}}";
 	Ctrd__ExecRequest req = CTRD__EXEC_REQUEST__INIT;
 	Ctrd__Any any = CTRD__ANY__INIT;
 
-	any.value.data = (uint8_t *)(uintptr_t)spec;
+	any.value.data = (uint8_t *)spec;
 	any.value.len = strlen(spec);
 	req.id = "c1";
-	req.exec_id = (char *)(uintptr_t)id;
+	req.exec_id = id;
 	req.spec = &any;
 	send_call("Exec", &req.base, NULL, a);
 	until(&a->done);
@@ -438,6 +436,18 @@ static void test_vm_cannot_start(void **state)
 	send_create("", &env->create);
 	until(&env->create.done);
 	assert_non_null(strstr(env->create.text, "/x/vmlinux"));
+	expect_nothing_left();
+}
+
+/* The broken connection is the symptom; what the client hears is the cause. */
+static void test_cause_replaces_symptom(void **state)
+{
+	NEED_ROOT();
+	fake.share_dies = "the file server was killed by signal 31";
+	send_create("", &env->create);
+	until(&env->create.done);
+	assert_int_equal(env->create.code, RPC_UNAVAILABLE);
+	assert_non_null(strstr(env->create.text, "killed by signal 31"));
 	expect_nothing_left();
 }
 
@@ -688,6 +698,78 @@ static void test_output_before_wait(void **state)
 	close(rd);
 }
 
+/* file:// appends, making folders; everything is in the file when Wait is answered. */
+static void test_output_to_a_file(void **state)
+{
+	char uri[120], *path = uri + strlen("file://");
+	cleanup_free char *text = NULL;
+
+	NEED_ROOT();
+	snprintf(uri, sizeof(uri), "file://%s/sub/log", env->dir);
+	send_create(uri, &env->create);
+	until(&env->create.done);
+	assert_int_equal(env->create.code, RPC_OK);
+	call("Start", "", &env->start);
+	ref("Wait", "", &env->wait);
+	fake_output(MUX_STREAM_FIRST_FREE, "one\n");
+	fake_output(MUX_STREAM_FIRST_FREE, "two\n");
+	fake_output(MUX_STREAM_FIRST_FREE, NULL);
+	fake_exit("", 0);
+	until(&env->wait.done);
+	assert_int_equal(io_read_file(AT_FDCWD, path, 100, &text, NULL), 0);
+	assert_string_equal(text, "one\ntwo\n");
+}
+
+/* binary://: arguments decoded, environment and descriptors as loggers expect them, ready before Create is
+ * answered, at its end when Delete is. */
+static void test_output_to_a_program(void **state)
+{
+	char uri[200], path[100];
+	cleanup_close int fd = open(env->dir, O_RDONLY | O_DIRECTORY);
+	cleanup_free char *script = xasprintf("#!/bin/sh\nexec 5>&-\n"
+					      "echo \"$# $* $CONTAINER_ID $CONTAINER_NAMESPACE\" "
+					      "> %s/got\ncat <&3 >> %s/got\n",
+					      env->dir, env->dir);
+	cleanup_free char *text = NULL;
+	struct answer a;
+
+	NEED_ROOT();
+	assert_int_equal(io_write_file(fd, "logger", script, strlen(script)), 0);
+	assert_int_equal(fchmodat(fd, "logger", 0700, 0), 0);
+	snprintf(uri, sizeof(uri), "binary://%s/logger?a%%20b=c+d&flag", env->dir);
+	send_create(uri, &env->create);
+	until(&env->create.done);
+	assert_string_equal(env->create.text, "");
+	call("Start", "", &env->start);
+	ref("Wait", "", &env->wait);
+	fake_output(MUX_STREAM_FIRST_FREE, "out\n");
+	fake_output(MUX_STREAM_FIRST_FREE, NULL);
+	fake_exit("", 0);
+	until(&env->wait.done);
+	call("Delete", "", &a);
+	assert_int_equal(a.code, RPC_OK);
+	snprintf(path, sizeof(path), "%s/got", env->dir);
+	assert_int_equal(io_read_file(AT_FDCWD, path, 1000, &text, NULL), 0);
+	assert_string_equal(text, "3 a b c d flag c1 ns\nout\n");
+}
+
+static void test_output_elsewhere_is_refused(void **state)
+{
+	static char *const uris[][2] = {{"http://x", "unknown STDIO scheme http"},
+					{"relative", "not an absolute path"},
+					{"binary:///nonexistent/x", "/nonexistent/x"},
+					{"file:///dev/null", "not a regular file"}};
+
+	NEED_ROOT();
+	for (size_t i = 0; i < ARRAY_SIZE(uris); i++) {
+		send_create(uris[i][0], &env->create);
+		until(&env->create.done);
+		assert_int_not_equal(env->create.code, RPC_OK);
+		assert_non_null(strstr(env->create.text, uris[i][1]));
+		expect_nothing_left();
+	}
+}
+
 static void test_stdout_must_be_a_fifo(void **state)
 {
 	char path[100];
@@ -730,6 +812,7 @@ int main(void)
 		T(test_vm_dies_before_ready),
 		T(test_create_errors_are_the_agents),
 		T(test_vm_cannot_start),
+		T(test_cause_replaces_symptom),
 		T(test_bad_bundles),
 		T(test_delete_of_created),
 		T(test_kill_of_created),
@@ -741,6 +824,9 @@ int main(void)
 		T(test_exec_ends_before_init),
 		T(test_vm_dies_with_exec_running),
 		T(test_output_before_wait),
+		T(test_output_to_a_file),
+		T(test_output_to_a_program),
+		T(test_output_elsewhere_is_refused),
 		T(test_stdout_must_be_a_fifo),
 		T(test_no_container),
 	};

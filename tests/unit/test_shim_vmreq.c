@@ -158,7 +158,7 @@ static void test_check(void **state)
 static void test_stats(void **state)
 {
 	VMREQ_PB(StatsResponse) r = HARPOON__AGENT__V1__STATS_RESPONSE__INIT;
-	static const char *const texts[][2] = {
+	static char *const texts[][2] = {
 		{"pids.current", "3\n"},
 		{"pids.max", "max\n"},
 		{"cpu.stat", "usage_usec 100\nuser_usec 60\nsystem_usec 40\n"},
@@ -173,8 +173,8 @@ static void test_stats(void **state)
 
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
 		files[i] = (VMREQ_PB(CgroupFile))HARPOON__AGENT__V1__CGROUP_FILE__INIT;
-		files[i].name = (char *)(uintptr_t)texts[i][0];
-		files[i].value = (char *)(uintptr_t)texts[i][1];
+		files[i].name = texts[i][0];
+		files[i].value = texts[i][1];
 		list[i] = &files[i];
 	}
 	r.n_files = ARRAY_SIZE(texts);
