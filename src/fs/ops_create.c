@@ -60,7 +60,7 @@ static int fs_check_mknod(const struct fs_req *r, mode_t type, uint32_t rdev)
 	case S_IFCHR:
 		if (!rdev)
 			return 0;
-		/* fall through */
+		__attribute__((fallthrough));
 	case S_IFBLK:
 		return (r->node->export->flags & FS_CONTROL_ALLOW_DEVICES) && r->w->has_devices
 			       ? 0

@@ -39,6 +39,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 static char top[64];
 static int top_fd;
+static int start_fd; /* the working directory, which a worker changes */
 static unsigned int inputs;
 
 struct known {
@@ -97,9 +98,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	check(mkdtemp(top) != NULL);
 	atexit(remove_top);
 	top_fd = open(top, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	check(top_fd >= 0);
+	start_fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	check(top_fd >= 0 && start_fd >= 0);
 	check(io_write_file(top_fd, "canary", "alive", 5) == 0);
-	(void)signal(SIGXFSZ, SIG_IGN);
 	(void)setrlimit(RLIMIT_FSIZE, &limit);
 	return 0;
 }
@@ -205,6 +206,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	/* Directories that their owner cannot enter would stay, and spoil the next input. */
 	if (geteuid())
 		return 0;
+	/* Here, because libFuzzer sets a handler of its own after the set-up hook. */
+	(void)signal(SIGXFSZ, SIG_IGN);
 	make_tree();
 	begin_session(&s);
 	for (int i = 0; i < REQUESTS_MAX && size >= 6; i++) {
@@ -234,6 +237,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	fs_worker_free(s.w);
 	fs_free(s.fs);
+	check(fchdir(start_fd) == 0);
 	if (++inputs % 64 == 0)
 		check_canary();
 	return 0;
