@@ -72,6 +72,19 @@ void hv_end(struct hv_vm *vm, enum hv_exit_kind kind, const char *fmt, ...)
 	hv_check_final(vm);
 }
 
+/* QEMU's complaint about a file server that is not one says little: name the program. */
+static void hv_blame_fs(const struct hv_vm *vm, struct hv_exit *why)
+{
+	size_t len = strlen(why->text);
+	char how[100];
+
+	if (why->kind != HV_EXIT_FAILED || child_is_running(&vm->fs.child))
+		return;
+	child_describe_exit(&vm->fs.child, how, sizeof(how));
+	snprintf(why->text + len, sizeof(why->text) - len, "; the file server '%.60s' %s",
+		 vm->fs.binary, how);
+}
+
 static void hv_on_vmm_exit(void *ctx)
 {
 	struct hv_vm *vm = ctx;
@@ -81,6 +94,7 @@ static void hv_on_vmm_exit(void *ctx)
 		if (vm->console)
 			console_drain(vm->console);
 		vm->ops->explain_exit(vm, &why);
+		hv_blame_fs(vm, &why);
 		hv_end(vm, why.kind, "%s", why.text);
 	}
 	hv_check_final(vm);
