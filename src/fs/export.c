@@ -112,7 +112,7 @@ int fs_export_add(struct fs *fs, const char *name, int fd_taken, uint32_t flags)
 	e = calloc(1, sizeof(*e));
 	if (!e)
 		return -ENOMEM;
-	strcpy(e->name, name);
+	memcpy(e->name, name, strlen(name) + 1);
 	e->flags = flags;
 	e->type = st.stx_mode & S_IFMT;
 	e->ino = st.stx_ino;

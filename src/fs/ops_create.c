@@ -37,7 +37,7 @@ int fs_op_mkdir(struct fs_req *r)
 
 	if (!e)
 		e = fs_create_begin(r, in->umask, &cred);
-	if (e < 0)
+	if (e)
 		return e;
 	if (mkdirat(r->node->fd, name, in->mode & 07777) < 0)
 		e = -errno;
@@ -83,7 +83,7 @@ int fs_op_mknod(struct fs_req *r)
 		e = fs_check_mknod(r, in->mode & S_IFMT, in->rdev);
 	if (!e)
 		e = fs_create_begin(r, in->umask, &cred);
-	if (e < 0)
+	if (e)
 		return e;
 	if (mknodat(r->node->fd, name, in->mode & (S_IFMT | 07777), dev) < 0)
 		e = -errno;
@@ -101,7 +101,7 @@ int fs_op_symlink(struct fs_req *r)
 		e = fs_take_last_string(r, 0, &target);
 	if (!e)
 		e = fs_create_begin(r, 0, &cred);
-	if (e < 0)
+	if (e)
 		return e;
 	if (symlinkat(target, r->node->fd, name) < 0)
 		e = -errno;
@@ -114,7 +114,7 @@ int fs_op_unlink(struct fs_req *r)
 	const char *name;
 	int e = fs_take_last_name(r, 0, &name);
 
-	if (e < 0)
+	if (e)
 		return e;
 	return unlinkat(r->node->fd, name, 0) < 0 ? -errno : 0;
 }
@@ -124,7 +124,7 @@ int fs_op_rmdir(struct fs_req *r)
 	const char *name;
 	int e = fs_take_last_name(r, 0, &name);
 
-	if (e < 0)
+	if (e)
 		return e;
 	return unlinkat(r->node->fd, name, AT_REMOVEDIR) < 0 ? -errno : 0;
 }
@@ -134,7 +134,7 @@ static int fs_other_node(struct fs_req *r, uint64_t id, struct fs_node **ret)
 {
 	int e = fs_node_get(r->fs, id, ret);
 
-	if (e < 0)
+	if (e)
 		return e;
 	if (*ret && (*ret)->export == r->node->export)
 		return 0;
@@ -156,7 +156,7 @@ static int fs_rename(struct fs_req *r, size_t args_len, uint64_t newdir, uint32_
 		e = -EINVAL;
 	if (!e)
 		e = fs_other_node(r, newdir, &dir);
-	if (e < 0)
+	if (e)
 		return e;
 	if (flags & RENAME_WHITEOUT)
 		e = fs_cred_enter_user(r, &cred);
@@ -191,7 +191,7 @@ int fs_op_link(struct fs_req *r)
 
 	if (!e)
 		e = fs_other_node(r, in->oldnodeid, &old);
-	if (e < 0)
+	if (e)
 		return e;
 	/* By way of /proc: linking the descriptor itself would take CAP_DAC_READ_SEARCH. */
 	if (linkat(r->fs->proc_fd, fs_proc_name(old->fd).s, r->node->fd, name, AT_SYMLINK_FOLLOW) <
@@ -218,7 +218,7 @@ static int fs_answer_created(struct fs_req *r, int fd_taken, int flags)
 	if (path_fd < 0)
 		return -errno;
 	e = fs_entry_of_fd(r->fs, r->node->export, path_fd, &out->entry, &node);
-	if (e < 0)
+	if (e)
 		return e;
 	e = fs_handle_new(r->fs, node, take_fd(&fd), flags, &fh);
 	if (e < 0)
@@ -237,10 +237,10 @@ static int fs_create_existing(struct fs_req *r, const char *name, int flags, uin
 	struct fs_node *node;
 	int fd, e = fs_lookup(r->fs, r->node, name, &entry);
 
-	if (e < 0)
+	if (e)
 		return e;
 	e = fs_node_get(r->fs, entry.nodeid, &node);
-	if (e < 0)
+	if (e)
 		return e;
 	if (open_flags & FUSE_OPEN_KILL_SUIDGID)
 		e = fs_cred_enter_no_fsetid(r, &cred);
@@ -266,7 +266,7 @@ int fs_op_create(struct fs_req *r)
 	e = fs_take_last_name(r, sizeof(*in), &name);
 	if (!e)
 		e = fs_create_begin(r, in->umask, &cred);
-	if (e < 0)
+	if (e)
 		return e;
 	fd = openat(r->node->fd, name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
 		    in->mode & 07777);
@@ -286,7 +286,7 @@ int fs_op_tmpfile(struct fs_req *r)
 	if (flags < 0)
 		return flags;
 	e = fs_create_begin(r, in->umask, &cred);
-	if (e < 0)
+	if (e)
 		return e;
 	fd = openat(r->fs->proc_fd, fs_proc_name(r->node->fd).s,
 		    (flags & ~O_TRUNC) | O_TMPFILE | (in->flags & O_EXCL) | O_CLOEXEC,

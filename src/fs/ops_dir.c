@@ -84,7 +84,9 @@ static void fs_dir_put(struct fs_dir_out *o, const char *name, uint64_t ino, uin
 		p += sizeof(*entry);
 	}
 	memcpy(p, &d, FUSE_NAME_OFFSET);
-	memcpy(p + FUSE_NAME_OFFSET, name, name_len);
+	/* namelen counts it: no NUL. */
+	memcpy(p + FUSE_NAME_OFFSET, name,
+	       name_len); /* NOLINT(bugprone-not-null-terminated-result) */
 	o->len += len;
 }
 

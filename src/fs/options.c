@@ -87,7 +87,7 @@ static int option_fd(const char *name, const char *text, int *ret, struct err *e
 	long n;
 	int r = option_number(name, text, 3, 1 << 20, &n, err);
 
-	if (r < 0)
+	if (r)
 		return r;
 	if (fcntl((int)n, F_GETFD) < 0)
 		return err_set(err, -errno, "--%s: descriptor %ld", name, n);

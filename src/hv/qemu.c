@@ -336,10 +336,9 @@ static void qemu_explain_exit(struct hv_vm *vm, struct hv_exit *ret)
 	struct qemu *q = vm->backend;
 
 	qmp_drain(q->qmp);
-	if (!q->greeted) {
-		qemu_explain_status(vm, ret);
-	} else if (q->panicked || !strcmp(q->reason, "guest-reset") ||
-		   !strcmp(q->reason, "guest-panic") || (!q->reason[0] && vm->vmm.status == 0)) {
+	if (q->greeted &&
+	    (q->panicked || !strcmp(q->reason, "guest-reset") ||
+	     !strcmp(q->reason, "guest-panic") || (!q->reason[0] && vm->vmm.status == 0))) {
 		qemu_explain_reset(vm, ret);
 	} else if (!strcmp(q->reason, "guest-shutdown")) {
 		ret->kind = HV_EXIT_POWEROFF;

@@ -129,6 +129,8 @@ static void test_text_limits_inside(void **state)
 
 	assert_int_equal(a->process.args.nr, 65536);
 	assert_null(a->process.args.v[65536]);
+	assert_non_null(b);
+	assert_non_null(c);
 }
 
 /* ---- fields ---- */
