@@ -84,9 +84,8 @@ static void fs_dir_put(struct fs_dir_out *o, const char *name, uint64_t ino, uin
 		p += sizeof(*entry);
 	}
 	memcpy(p, &d, FUSE_NAME_OFFSET);
-	/* namelen counts it: no NUL. */
-	memcpy(p + FUSE_NAME_OFFSET, name,
-	       name_len); /* NOLINT(bugprone-not-null-terminated-result) */
+	/* namelen counts it: no NUL. NOLINTNEXTLINE(bugprone-not-null-terminated-result) */
+	memcpy(p + FUSE_NAME_OFFSET, name, name_len);
 	o->len += len;
 }
 
