@@ -16,7 +16,9 @@ static int control_obey(struct fs *fs, struct fs_control_request *req, size_t le
 	case FS_CONTROL_EXPORT:
 		return *fd < 0 ? -EBADF : fs_export_add(fs, req->name, take_fd(fd), req->flags);
 	case FS_CONTROL_UNEXPORT:
-		return *fd >= 0 || req->flags ? -EINVAL : fs_export_remove(fs, req->name);
+		if (*fd >= 0 || (req->flags & ~FS_CONTROL_REVOKE))
+			return -EINVAL;
+		return fs_export_remove(fs, req->name, req->flags & FS_CONTROL_REVOKE);
 	default:
 		return -ENOSYS;
 	}

@@ -7,8 +7,10 @@
  * w->out. Payload and data go between the channel's memory and the file directly.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "fs_internal.h"
 #include "iov.h"
@@ -20,7 +22,7 @@
 
 #define FS_OP_WRITES 0x01   /* changes the tree: refused on read-only exports and in the root */
 #define FS_OP_ROOT 0x02	    /* makes sense in the root directory, which is not a real one */
-#define FS_OP_SESSION 0x04  /* about no node */
+#define FS_OP_SESSION 0x04  /* takes no node, or its number alone */
 #define FS_OP_NO_REPLY 0x08 /* never answered */
 #define FS_OP_CREATES 0x10  /* may carry the user's group */
 #define FS_OP_PAYLOAD 0x20  /* only the fixed arguments are copied */
@@ -58,7 +60,7 @@ static const struct fs_op fs_ops[] = {
 	OP(READ, read, sizeof(struct fuse_read_in), 0),
 	OP(WRITE, write, sizeof(struct fuse_write_in), FS_OP_WRITES | FS_OP_PAYLOAD),
 	OP(STATFS, statfs, 0, FS_OP_ROOT),
-	OP(RELEASE, release, sizeof(struct fuse_release_in), FS_OP_ROOT),
+	OP(RELEASE, release, sizeof(struct fuse_release_in), FS_OP_SESSION),
 	OP(FSYNC, fsync, sizeof(struct fuse_fsync_in), 0),
 	OP(SETXATTR, setxattr, FUSE_COMPAT_SETXATTR_IN_SIZE, FS_OP_WRITES),
 	OP(GETXATTR, getxattr, sizeof(struct fuse_getxattr_in), FS_OP_ROOT),
@@ -68,7 +70,7 @@ static const struct fs_op fs_ops[] = {
 	OP(INIT, init, 16, FS_OP_SESSION),
 	OP(OPENDIR, opendir, sizeof(struct fuse_open_in), FS_OP_ROOT),
 	OP(READDIR, readdir, sizeof(struct fuse_read_in), FS_OP_ROOT),
-	OP(RELEASEDIR, release, sizeof(struct fuse_release_in), FS_OP_ROOT),
+	OP(RELEASEDIR, release, sizeof(struct fuse_release_in), FS_OP_SESSION),
 	OP(FSYNCDIR, fsync, sizeof(struct fuse_fsync_in), FS_OP_ROOT),
 	OP(CREATE, create, sizeof(struct fuse_create_in), FS_OP_WRITES | FS_OP_CREATES),
 	OP(IOCTL, ioctl, sizeof(struct fuse_ioctl_in), FS_OP_ROOT),
@@ -331,6 +333,44 @@ static size_t fs_req_reply(struct fs_req *r, int error)
 	return h.len;
 }
 
+/* Begin and end of a request, for those who wait for it (fs_quiesce_locked()). */
+static void fs_worker_tick(struct fs_worker *w)
+{
+	fs_lock(w->fs);
+	w->serial++;
+	if (w->fs->nr_waiting)
+		pthread_cond_broadcast(&w->fs->request_done);
+	fs_unlock(w->fs);
+}
+
+static bool fs_worker_is_awaited(const struct fs *fs)
+{
+	struct fs_worker *w;
+
+	list_for_each (w, &fs->workers, link) {
+		if (w->awaited && w->awaited == w->serial)
+			return true;
+	}
+	return false;
+}
+
+int fs_quiesce_locked(struct fs *fs)
+{
+	struct fs_worker *w;
+	struct timespec until;
+	int r = 0;
+
+	list_for_each (w, &fs->workers, link)
+		w->awaited = w->serial & 1 ? w->serial : 0;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += FS_QUIESCE_MS / 1000;
+	fs->nr_waiting++;
+	while (!r && fs_worker_is_awaited(fs))
+		r = -pthread_cond_timedwait(&fs->request_done, &fs->lock, &until);
+	fs->nr_waiting--;
+	return r ? -EBUSY : 0;
+}
+
 size_t fs_worker_handle(struct fs_worker *w, const struct iovec *req, unsigned int nr_req,
 			const struct iovec *reply, unsigned int nr_reply)
 {
@@ -349,7 +389,9 @@ size_t fs_worker_handle(struct fs_worker *w, const struct iovec *req, unsigned i
 	r.reply_room = room - MIN(room, sizeof(struct fuse_out_header));
 	if (r.h.opcode < ARRAY_SIZE(fs_ops) && fs_ops[r.h.opcode].fn)
 		op = &fs_ops[r.h.opcode];
+	fs_worker_tick(w);
 	e = fs_req_serve(&r, op);
+	fs_worker_tick(w);
 	log_dbg(FS_COMP, "%s node %llx: %d", op ? op->name : "unknown operation",
 		(unsigned long long)r.h.nodeid, e);
 	if (room < sizeof(struct fuse_out_header) || (op && (op->flags & FS_OP_NO_REPLY)))
@@ -372,11 +414,19 @@ int fs_worker_new(struct fs *fs, struct fs_worker **ret, struct err *err)
 	e = fs_cred_init(w);
 	if (e < 0)
 		return err_set(err, e, "set up a worker's credentials");
+	fs_lock(fs);
+	list_append(&fs->workers, &w->link);
+	fs_unlock(fs);
 	*ret = take_ptr(&w);
 	return 0;
 }
 
 void fs_worker_free(struct fs_worker *w)
 {
+	if (!w)
+		return;
+	fs_lock(w->fs);
+	list_remove(&w->link);
+	fs_unlock(w->fs);
 	free(w);
 }

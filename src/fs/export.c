@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
@@ -27,18 +28,41 @@ int fs_open_proc(struct err *err)
 	return fd < 0 ? err_set(err, -errno, "open /proc/self/fd") : fd;
 }
 
+/*
+ * A descriptor with which nothing can be done: an O_PATH one of a socket. It is no directory, cannot be
+ * read, written or opened anew, and nothing can be linked to it.
+ */
+static int fs_open_dead(int proc_fd, struct err *err)
+{
+	cleanup_close int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd;
+
+	if (sock < 0)
+		return err_set(err, -errno, "create a socket");
+	fd = openat(proc_fd, fs_proc_name(sock).s, O_PATH | O_CLOEXEC);
+	return fd < 0 ? err_set(err, -errno, "open a socket's inode") : fd;
+}
+
 int fs_new(const struct fs_config *config, struct fs **ret, struct err *err)
 {
-	struct fs *fs = xcalloc(1, sizeof(*fs));
+	int dead_fd = fs_open_dead(config->proc_fd, err);
+	pthread_condattr_t attr;
+	struct fs *fs;
 
+	if (dead_fd < 0)
+		return dead_fd;
+	fs = xcalloc(1, sizeof(*fs));
+	fs->dead_fd = dead_fd;
 	fs->proc_fd = config->proc_fd;
 	fs->max_fds = config->max_fds;
 	fs->next_export_id = 1;
 	list_init(&fs->exports);
-	if (pthread_mutex_init(&fs->lock, NULL)) {
-		free(fs);
-		return err_set(err, -ENOMEM, "create the server's lock");
-	}
+	list_init(&fs->workers);
+	pthread_mutex_init(&fs->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&fs->request_done, &attr);
+	pthread_condattr_destroy(&attr);
 	*ret = fs;
 	return 0;
 }
@@ -58,7 +82,9 @@ void fs_free(struct fs *fs)
 	fs_slots_done(&fs->handle_slots);
 	free(fs->hash);
 	free(fs->devs);
+	pthread_cond_destroy(&fs->request_done);
 	pthread_mutex_destroy(&fs->lock);
+	close(fs->dead_fd);
 	close(fs->proc_fd);
 	free(fs);
 }
@@ -131,18 +157,23 @@ int fs_export_add(struct fs *fs, const char *name, int fd_taken, uint32_t flags)
 	return 0;
 }
 
-int fs_export_remove(struct fs *fs, const char *name)
+int fs_export_remove(struct fs *fs, const char *name, bool revoke)
 {
 	struct fs_export *e;
+	int r = 0;
 
 	fs_lock(fs);
 	e = fs_export_find_locked(fs, name);
 	if (e) {
 		list_remove(&e->link);
+		if (revoke) {
+			fs_revoke_locked(fs, e);
+			r = fs_quiesce_locked(fs);
+		}
 		fs_export_unref_locked(e);
 	}
 	fs_unlock(fs);
-	return e ? 0 : -ENOENT;
+	return e ? r : -ENOENT;
 }
 
 struct fs_export *fs_export_next(struct fs *fs, uint64_t after)

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -39,7 +40,8 @@ void fs_free(struct fs *fs);
  * case) is a directory or anything else but a symbolic link. flags: FS_CONTROL_*. -EEXIST, -EINVAL.
  */
 int fs_export_add(struct fs *fs, const char *name, int fd, uint32_t flags);
-int fs_export_remove(struct fs *fs, const char *name);
+/* revoke: what the guest still has of it becomes useless, and is closed when this returns. */
+int fs_export_remove(struct fs *fs, const char *name, bool revoke);
 
 /*
  * Makes the calling thread a worker: own umask and working directory (the latter becomes proc_fd),

@@ -12,7 +12,10 @@
 enum fs_control_op {
 	/* Descriptor: the tree or single file, O_PATH (a detached mount's descriptor is one). */
 	FS_CONTROL_EXPORT = 1,
-	/* No descriptor. New look-ups fail; what the guest has open stays usable until it lets go. */
+	/*
+	 * No descriptor. New look-ups fail; what the guest has open stays usable until it lets go, and
+	 * keeps the file system busy on the host until then, unless FS_CONTROL_REVOKE says otherwise.
+	 */
 	FS_CONTROL_UNEXPORT = 2,
 };
 
@@ -26,6 +29,13 @@ enum fs_control_op {
 /* Block and character device nodes may be created (they are never opened by the server). */
 #define FS_CONTROL_ALLOW_DEVICES 0x4u
 #define FS_CONTROL_FLAGS 0x7u
+
+/*
+ * With UNEXPORT, alone: nothing of the export is held any more when the answer comes, so that the host can
+ * unmount it; whatever the guest still has of it fails (ESTALE). The answer is -EBUSY when a request that
+ * was being served did not end in two seconds; the export is gone all the same.
+ */
+#define FS_CONTROL_REVOKE 0x1u
 
 struct fs_control_request {
 	uint32_t op;

@@ -58,6 +58,7 @@ struct fs_export {
 	uint64_t ino;	/* as the guest sees it; constant */
 	bool flush;	/* closing can report an error (network file systems); constant */
 	unsigned int refs;
+	bool revoked;
 };
 
 /* One file the guest has looked up. Constant but for the fields marked. */
@@ -89,9 +90,13 @@ struct fs_handle {
 struct fs {
 	int proc_fd;
 	uint64_t max_fds;
+	int dead_fd;	      /* owned: what descriptors of a revoked export become */
 	pthread_mutex_t lock; /* everything below */
 	uint64_t nr_fds;      /* held for the guest */
 	struct list exports;
+	struct list workers;
+	pthread_cond_t request_done; /* signalled while `nr_waiting` */
+	unsigned int nr_waiting;
 	uint64_t next_export_id;
 	struct fs_slots node_slots;
 	struct fs_slots handle_slots;
@@ -108,6 +113,9 @@ struct fs {
 
 struct fs_worker {
 	struct fs *fs;
+	struct list link; /* in fs.workers */
+	uint64_t serial;  /* fs.lock: requests begun and ended; odd = serving one */
+	uint64_t awaited; /* fs.lock: the serial whose end a revocation waits for; 0 = none */
 	bool privileged;  /* may change credentials: always, save in some tests */
 	bool has_devices; /* CAP_MKNOD */
 	uint64_t caps;	  /* permitted capabilities */
@@ -154,6 +162,18 @@ int fs_node_enter(struct fs *fs, struct fs_export *export, int fd, struct fs_nod
 		  struct statx *ret_attr);
 void fs_node_forget(struct fs *fs, uint64_t id, uint64_t nlookup);
 int fs_stat(int fd, struct statx *ret);
+/*
+ * Makes every descriptor of an export refer to nothing, in place: numbers stay valid, so operations in
+ * progress need not be waited for; they fail, or have ended with the file they began with.
+ */
+void fs_revoke_locked(struct fs *fs, struct fs_export *export);
+/*
+ * Waits until every request has ended that others were serving when this was called: 0, or -EBUSY after
+ * FS_QUIESCE_MS. Called and returns with the lock held.
+ */
+int fs_quiesce_locked(struct fs *fs);
+#define FS_QUIESCE_MS 2000
+
 /* DESTROY: forgets all nodes and files. Operations in progress keep theirs until they end. */
 void fs_forget_all(struct fs *fs);
 
@@ -161,7 +181,8 @@ void fs_forget_all(struct fs *fs);
 int fs_handle_new(struct fs *fs, struct fs_node *node, int fd, int flags, uint64_t *ret_id);
 int fs_handle_get(struct fs *fs, uint64_t id, const struct fs_node *node, struct fs_handle **ret);
 void fs_handle_put(struct fs *fs, struct fs_handle *h);
-void fs_handle_release(struct fs *fs, uint64_t id, const struct fs_node *node);
+/* By the node's number: a node that was forgotten or revoked meanwhile still lets go of its files. */
+void fs_handle_release(struct fs *fs, uint64_t id, uint64_t node_id);
 
 /* export.c: referenced; NULL when there is none (with a number above `after`). */
 struct fs_export *fs_export_next(struct fs *fs, uint64_t after);

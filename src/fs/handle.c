@@ -21,7 +21,7 @@ int fs_handle_new(struct fs *fs, struct fs_node *node, int fd_taken, int flags, 
 	h->node = node;
 	h->fd = fd;
 	fs_lock(fs);
-	r = fs_slots_add(&fs->handle_slots, h, &h->id);
+	r = node && node->export->revoked ? -ESTALE : fs_slots_add(&fs->handle_slots, h, &h->id);
 	if (!r) {
 		*ret_id = h->id;
 		if (node)
@@ -36,22 +36,17 @@ int fs_handle_new(struct fs *fs, struct fs_node *node, int fd_taken, int flags, 
 	return r;
 }
 
-/* A handle is good only together with the node it was opened on. */
-static struct fs_handle *fs_handle_find(struct fs *fs, uint64_t id, const struct fs_node *node)
-{
-	struct fs_handle *h = fs_slots_get(&fs->handle_slots, id);
-
-	return h && h->node == node ? h : NULL;
-}
-
 int fs_handle_get(struct fs *fs, uint64_t id, const struct fs_node *node, struct fs_handle **ret)
 {
 	struct fs_handle *h;
 
 	fs_lock(fs);
-	h = fs_handle_find(fs, id, node);
-	if (h)
+	h = fs_slots_get(&fs->handle_slots, id);
+	/* A handle is good only together with the node it was opened on. */
+	if (h && h->node == node)
 		h->refs++;
+	else
+		h = NULL;
 	fs_unlock(fs);
 	*ret = h;
 	return h ? 0 : -EBADF;
@@ -76,14 +71,16 @@ void fs_handle_put(struct fs *fs, struct fs_handle *h)
 	free(h);
 }
 
-void fs_handle_release(struct fs *fs, uint64_t id, const struct fs_node *node)
+void fs_handle_release(struct fs *fs, uint64_t id, uint64_t node_id)
 {
 	struct fs_handle *h;
 
 	fs_lock(fs);
-	h = fs_handle_find(fs, id, node);
-	if (h)
+	h = fs_slots_get(&fs->handle_slots, id);
+	if (h && (h->node ? h->node->id : FUSE_ROOT_ID) == node_id)
 		fs_slots_remove(&fs->handle_slots, id);
+	else
+		h = NULL;
 	fs_unlock(fs);
 	fs_handle_put(fs, h);
 }

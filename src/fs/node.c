@@ -163,7 +163,7 @@ int fs_node_get(struct fs *fs, uint64_t id, struct fs_node **ret)
 		return 0;
 	fs_lock(fs);
 	n = fs_slots_get(&fs->node_slots, id);
-	if (n && n->nlookup)
+	if (n && n->nlookup && !n->export->revoked)
 		n->refs++;
 	else
 		n = NULL;
@@ -277,7 +277,9 @@ int fs_node_enter(struct fs *fs, struct fs_export *export, int fd_taken, struct 
 	};
 	fs_lock(fs);
 	n = fs_hash_find(fs, &k);
-	if (!n && fs->nr_fds >= fs->max_fds) {
+	if (export->revoked)
+		r = -ESTALE;
+	else if (!n && fs->nr_fds >= fs->max_fds) {
 		r = -ENFILE;
 	} else if (!n) {
 		r = fs_node_add_locked(fs, &k, export, ret_attr->stx_mode & S_IFMT, &n);
@@ -292,6 +294,24 @@ int fs_node_enter(struct fs *fs, struct fs_export *export, int fd_taken, struct 
 	}
 	fs_unlock(fs);
 	return r;
+}
+
+void fs_revoke_locked(struct fs *fs, struct fs_export *export)
+{
+	export->revoked = true;
+	(void)dup3(fs->dead_fd, export->fd, O_CLOEXEC);
+	for (uint32_t i = 0; i < fs->node_slots.nr; i++) {
+		const struct fs_node *n = fs->node_slots.slots[i].ptr;
+
+		if (n && n->export == export)
+			(void)dup3(fs->dead_fd, n->fd, O_CLOEXEC);
+	}
+	for (uint32_t i = 0; i < fs->handle_slots.nr; i++) {
+		const struct fs_handle *h = fs->handle_slots.slots[i].ptr;
+
+		if (h && h->node && h->node->export == export)
+			(void)dup3(fs->dead_fd, h->fd, O_CLOEXEC);
+	}
 }
 
 void fs_forget_all(struct fs *fs)

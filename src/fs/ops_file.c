@@ -151,7 +151,7 @@ int fs_op_release(struct fs_req *r)
 {
 	const struct fuse_release_in *in = fs_args(r);
 
-	fs_handle_release(r->fs, in->fh, r->node);
+	fs_handle_release(r->fs, in->fh, r->h.nodeid);
 	return 0;
 }
 

@@ -70,6 +70,7 @@ static const struct confine_call confine_calls[] = {
 	{SCMP_SYS(copy_file_range), "COPY_FILE_RANGE"},
 	{SCMP_SYS(getdents64), "READDIR"},
 	{SCMP_SYS(close), "RELEASE, FORGET"},
+	{SCMP_SYS(dup3), "an export is revoked"},
 	/* whose file it becomes */
 	{SCMP_SYS(setresuid), "create as the user"},
 	{SCMP_SYS(setresgid), "create as the user"},

@@ -1140,13 +1140,46 @@ static void test_exports_come_and_go(void **state)
 	assert_int_equal(export_path(f, "flags", f->tree, 0x80), -EINVAL);
 	/* Only O_PATH descriptors: the server decides how a file is opened. */
 	assert_int_equal(fs_export_add(f->fs, "x", open(p, O_RDWR | O_CLOEXEC), 0), -EINVAL);
-	assert_int_equal(fs_export_remove(f->fs, "tree"), 0);
-	assert_int_equal(fs_export_remove(f->fs, "tree"), -ENOENT);
+	assert_int_equal(fs_export_remove(f->fs, "tree", false), 0);
+	assert_int_equal(fs_export_remove(f->fs, "tree", false), -ENOENT);
 	assert_int_equal(lookup(f, FUSE_ROOT_ID, "tree", &id), -ENOENT);
 	/* What the guest has keeps working. */
 	assert_int_equal(open_node(f, FUSE_OPEN, file, O_RDONLY, &fh), 0);
 	assert_int_equal(read_fh(f, FUSE_READ, file, fh, 0, 100), 0);
 	assert_int_equal(lookup(f, f->root, "sub", &id), 0);
+}
+
+static void test_a_revoked_export_is_let_go(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t file = must_lookup(f, f->root, "file"), fh = 0, dh = 0, id, other = 0;
+	struct stat st, dead;
+
+	assert_int_equal(open_node(f, FUSE_OPEN, file, O_RDWR, &fh), 0);
+	assert_int_equal(open_node(f, FUSE_OPENDIR, f->root, O_RDONLY, &dh), 0);
+	assert_int_equal(open_node(f, FUSE_OPENDIR, f->ro_root, O_RDONLY, &other), 0);
+	assert_int_equal(stat(f->tree, &st), 0);
+	assert_int_equal(fs_export_remove(f->fs, "tree", true), 0);
+	assert_int_equal(lookup(f, FUSE_ROOT_ID, "tree", &id), -ENOENT);
+	assert_int_equal(lookup(f, f->root, "file", &id), -ESTALE);
+	assert_int_equal(getattr(f, file, NULL), -ESTALE);
+	assert_int_equal(read_fh(f, FUSE_READ, file, fh, 0, 10), -ESTALE);
+	assert_int_equal(write_fh(f, file, fh, 0, "x", 0, 0), -ESTALE);
+	assert_int_equal(read_fh(f, FUSE_READDIR, f->root, dh, 0, 4096), -ESTALE);
+	/* The other export of the same tree is untouched. */
+	assert_int_equal(read_fh(f, FUSE_READDIR, f->ro_root, other, 0, 4096), 0);
+	(void)must_lookup(f, f->ro_root, "file");
+	/* No descriptor is left of it: three of the read-only one lead to the tree and its file. */
+	for (int fd = 3, n = 0; fd < 256; fd++) {
+		if (fstat(fd, &dead) == 0 && dead.st_dev == st.st_dev && dead.st_ino == st.st_ino)
+			assert_true(++n <= 3);
+	}
+	assert_int_equal(release(f, FUSE_RELEASE, file, fh), 0);
+	assert_int_equal(release(f, FUSE_RELEASEDIR, f->root, dh), 0);
+	forget(f, file, 1);
+	forget(f, f->root, 1);
+	assert_int_equal(export_path(f, "tree", f->tree, 0), 0);
+	(void)must_lookup(f, must_lookup(f, FUSE_ROOT_ID, "tree"), "file");
 }
 
 static void test_exports_do_not_mix(void **state)
@@ -1442,6 +1475,7 @@ int main(void)
 		CASE(test_reading_directories),
 		CASE(test_reading_a_directory_in_small_pieces),
 		CASE(test_exports_come_and_go),
+		CASE(test_a_revoked_export_is_let_go),
 		CASE(test_exports_do_not_mix),
 		CASE(test_lifetimes_follow_the_export),
 		CASE(test_attributes),
