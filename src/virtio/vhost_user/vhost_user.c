@@ -197,7 +197,7 @@ static int vhost_user_start_all(struct vhost_user *vu, const bool *was_running, 
 static int vhost_user_set_mem_table(struct vhost_user *vu, const union vhost_user_payload *p,
 				    const int *fds, struct err *err)
 {
-	bool was_running[VHOST_USER_QUEUES_MAX];
+	bool was_running[VHOST_USER_QUEUES_MAX] = {false};
 	int r = 0;
 
 	for (unsigned int i = 0; i < vu->nr_queues; i++)
@@ -457,7 +457,7 @@ static int vhost_user_send_reply(struct vhost_user *vu, const struct vhost_user_
 
 int vhost_user_handle_message(struct vhost_user *vu, struct err *err)
 {
-	union vhost_user_payload p, reply;
+	union vhost_user_payload p = {0}, reply = {0};
 	struct vhost_user_header h;
 	int fds[VHOST_USER_REGIONS_MAX], r, sent;
 	size_t nr_fds = ARRAY_SIZE(fds);
