@@ -31,7 +31,9 @@ int fs_server_start(struct fs_server *s, const char *binary, int vhost_fd, struc
 	char path[] = "harpoon-fs";
 	char vhost_opt[] = "--vhost-user-fd", control_opt[] = "--control-fd";
 	char vhost_arg[] = "3", control_arg[] = "4";
-	char *argv[] = {path, vhost_opt, vhost_arg, control_opt, control_arg, NULL};
+	/* Which exports may have device nodes is said with each; without this none could. */
+	char devices_opt[] = "--allow-devices";
+	char *argv[] = {path, vhost_opt, vhost_arg, control_opt, control_arg, devices_opt, NULL};
 	cleanup_close int theirs = -1;
 	int pair[2];
 

@@ -81,10 +81,8 @@ def test_installation(box, host_folder):
     HARPOON_CONFIG, runs a container.
     """
     prefix = host_folder / "prefix"
-    build = host_folder / "build"
     env = dict(os.environ, PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME=os.environ.get("HOME", "/root"))
-    make = ["make", "-C", paths.ROOT, "--no-print-directory", "install", f"PREFIX={prefix}", f"INSTALL={build}",
-            "DESTDIR="]
+    make = ["make", "-C", paths.ROOT, "--no-print-directory", "install", f"PREFIX={prefix}", "DESTDIR="]
     done = subprocess.run(make, env=env, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     for path in ("bin/containerd-shim-harpoon-v1", "bin/harpoon", "libexec/harpoon/harpoon-fs",
@@ -110,9 +108,7 @@ def test_installation_below_destdir(box, host_folder):
     root = host_folder / "root"
     (root / "etc/harpoon").mkdir(parents=True)
     (root / "etc/harpoon/harpoon.conf").write_text("# mine\n")
-    build = host_folder / "build"
-    make = ["make", "-C", paths.ROOT, "--no-print-directory", "install", "PREFIX=/usr", f"DESTDIR={root}",
-            f"INSTALL={build}"]
+    make = ["make", "-C", paths.ROOT, "--no-print-directory", "install", "PREFIX=/usr", f"DESTDIR={root}"]
     done = subprocess.run(make, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert (root / "etc/harpoon/harpoon.conf").read_text() == "# mine\n"
