@@ -141,9 +141,12 @@ static int process_order(struct process *p, enum child_order order, struct err *
 {
 	char c = (char)order;
 
-	if (send(p->sync_fd, &c, 1, MSG_NOSIGNAL) != 1)
-		return err_set(err, -errno, "the process died before it could be started");
-	return 0;
+	if (send(p->sync_fd, &c, 1, MSG_NOSIGNAL) == 1)
+		return 0;
+	/* It is dead or dying. Its report, which says why, may still be unread: the reaper answers. */
+	if (errno == EPIPE || errno == ECONNRESET)
+		return 0;
+	return err_set(err, -errno, "give the process its order");
 }
 
 /* Forks by kind; *child_fd is closed on return. */
