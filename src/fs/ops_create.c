@@ -93,7 +93,7 @@ int fs_op_mknod(struct fs_req *r)
 
 int fs_op_symlink(struct fs_req *r)
 {
-	const char *name, *target;
+	const char *name = NULL, *target = NULL;
 	struct fs_cred cred;
 	int e = fs_take_name(r, 0, &name);
 
@@ -101,7 +101,7 @@ int fs_op_symlink(struct fs_req *r)
 		e = fs_take_last_string(r, 0, &target);
 	if (!e)
 		e = fs_create_begin(r, 0, &cred);
-	if (e < 0)
+	if (e)
 		return e;
 	if (symlinkat(target, r->node->fd, name) < 0)
 		e = -errno;
@@ -145,9 +145,9 @@ static int fs_other_node(struct fs_req *r, uint64_t id, struct fs_node **ret)
 
 static int fs_rename(struct fs_req *r, size_t args_len, uint64_t newdir, uint32_t flags)
 {
-	const char *from, *to;
+	const char *from = NULL, *to = NULL;
 	struct fs_cred cred = {0};
-	struct fs_node *dir;
+	struct fs_node *dir = NULL;
 	int e = fs_take_name(r, args_len, &from);
 
 	if (!e)
@@ -156,7 +156,7 @@ static int fs_rename(struct fs_req *r, size_t args_len, uint64_t newdir, uint32_
 		e = -EINVAL;
 	if (!e)
 		e = fs_other_node(r, newdir, &dir);
-	if (e < 0)
+	if (e)
 		return e;
 	if (flags & RENAME_WHITEOUT)
 		e = fs_cred_enter_user(r, &cred);
@@ -185,13 +185,13 @@ int fs_op_rename2(struct fs_req *r)
 int fs_op_link(struct fs_req *r)
 {
 	const struct fuse_link_in *in = fs_args(r);
-	struct fs_node *old;
+	struct fs_node *old = NULL;
 	const char *name;
 	int e = fs_take_last_name(r, sizeof(*in), &name);
 
 	if (!e)
 		e = fs_other_node(r, in->oldnodeid, &old);
-	if (e < 0)
+	if (e)
 		return e;
 	/* By way of /proc: linking the descriptor itself would take CAP_DAC_READ_SEARCH. */
 	if (linkat(r->fs->proc_fd, fs_proc_name(old->fd).s, r->node->fd, name, AT_SYMLINK_FOLLOW) <
@@ -220,7 +220,7 @@ static int fs_answer_created(struct fs_req *r, int fd_taken, int flags)
 	e = fs_entry_of_fd(r->fs, r->node->export, path_fd, &out->entry, &node);
 	if (e < 0)
 		return e;
-	e = fs_handle_new(r->fs, node, take_fd(&fd), flags, &fh);
+	e = fs_handle_new(r->fs, node, take_fd(&fd), &fh);
 	if (e < 0)
 		fs_node_forget(r->fs, node->id, 1);
 	else

@@ -71,7 +71,7 @@ int channel_vhost_start(struct server_crew *crew, struct fs *fs, const struct se
 int channel_fuse_mount(const char *dir, struct err *err);
 
 /* Serves one control message. 1 = go on, 0 = the peer is gone, -errno. */
-int control_handle(struct fs *fs, int fd, struct err *err);
+int control_handle(struct fs *fs, int sock, struct err *err);
 
 /* Confinement, in this order. */
 void confine_close_other_fds(const struct server_options *o);
