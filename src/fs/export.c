@@ -148,6 +148,7 @@ int fs_export_add(struct fs *fs, const char *name, int fd_taken, uint32_t flags)
 	if (fs_export_find_locked(fs, name)) {
 		/* Its scope frees it. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 		fs_unlock(fs);
+		/* cppcheck-suppress memleak */
 		return -EEXIST;
 	}
 	e->fd = take_fd(&fd);

@@ -14,6 +14,7 @@ int fs_handle_new(struct fs *fs, struct fs_node *node, int fd_taken, uint64_t *r
 		return -ENOMEM;
 	r = fs_budget_take(fs);
 	if (r < 0)
+		/* cppcheck-suppress memleak */
 		return r; /* NOLINT(clang-analyzer-unix.Malloc): its scope frees it */
 	pthread_mutex_init(&h->lock, NULL);
 	h->refs = 1;

@@ -240,6 +240,7 @@ static int fs_node_add_locked(struct fs *fs, const struct fs_key *k, struct fs_e
 		return -ENOMEM;
 	r = fs_hash_grow(fs);
 	if (r < 0)
+		/* cppcheck-suppress memleak */
 		return r; /* NOLINT(clang-analyzer-unix.Malloc): its scope frees it */
 	r = fs_dev_tag(fs, k->dev, &n->ino_tag);
 	if (r < 0)
