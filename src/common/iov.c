@@ -15,9 +15,9 @@ size_t iov_len(const struct iovec *iov, unsigned int nr)
 	return sum;
 }
 
-/* Walks [off, off + len); each piece is handed to memcpy in the direction asked for. */
-static size_t iov_copy(const struct iovec *iov, unsigned int nr, size_t off, uint8_t *flat,
-		       size_t len, int to_iov)
+/* Walks [off, off + len): into `to`, or out of `from`, whichever is given. */
+static size_t iov_copy(const struct iovec *iov, unsigned int nr, size_t off, uint8_t *to,
+		       const uint8_t *from, size_t len)
 {
 	size_t done = 0;
 
@@ -30,10 +30,10 @@ static size_t iov_copy(const struct iovec *iov, unsigned int nr, size_t off, uin
 			continue;
 		}
 		n = MIN(iov[i].iov_len - off, len - done);
-		if (to_iov)
-			memcpy(base + off, flat + done, n);
-		else
-			memcpy(flat + done, base + off, n);
+		if (from)
+			memcpy(base + off, from + done, n);
+		else if (to)
+			memcpy(to + done, base + off, n);
 		done += n;
 		off = 0;
 	}
@@ -42,12 +42,12 @@ static size_t iov_copy(const struct iovec *iov, unsigned int nr, size_t off, uin
 
 size_t iov_read(const struct iovec *iov, unsigned int nr, size_t off, void *dst, size_t len)
 {
-	return iov_copy(iov, nr, off, dst, len, 0);
+	return iov_copy(iov, nr, off, dst, NULL, len);
 }
 
 size_t iov_write(const struct iovec *iov, unsigned int nr, size_t off, const void *src, size_t len)
 {
-	return iov_copy(iov, nr, off, (uint8_t *)(uintptr_t)src, len, 1);
+	return iov_copy(iov, nr, off, NULL, src, len);
 }
 
 unsigned int iov_slice(const struct iovec *src, unsigned int nr, size_t off, size_t len,

@@ -178,7 +178,7 @@ int fs_quiesce_locked(struct fs *fs);
 void fs_forget_all(struct fs *fs);
 
 /* handle.c: like nodes. fd is taken over in any case. */
-int fs_handle_new(struct fs *fs, struct fs_node *node, int fd, int flags, uint64_t *ret_id);
+int fs_handle_new(struct fs *fs, struct fs_node *node, int fd, uint64_t *ret_id);
 int fs_handle_get(struct fs *fs, uint64_t id, const struct fs_node *node, struct fs_handle **ret);
 void fs_handle_put(struct fs *fs, struct fs_handle *h);
 /* By the node's number: a node that was forgotten or revoked meanwhile still lets go of its files. */

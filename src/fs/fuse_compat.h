@@ -1,6 +1,6 @@
 /*
  * The FUSE protocol as the kernel's own header has it, plus the parts that headers of Linux 6.1
- * (protocol 7.37, what Debian 12 has) do not know yet.
+ * (protocol 7.38, what Debian 12 has) do not know yet.
  */
 #pragma once
 
@@ -13,7 +13,8 @@
 
 #include "util.h"
 
-#if FUSE_KERNEL_MINOR_VERSION < 38
+/* Protocol 7.38 came without these at first. */
+#ifndef FUSE_CREATE_SUPP_GROUP
 #define FUSE_CREATE_SUPP_GROUP (1ULL << 34)
 #define FUSE_EXT_GROUPS 32
 

@@ -240,13 +240,14 @@ static int fs_node_add_locked(struct fs *fs, const struct fs_key *k, struct fs_e
 		return -ENOMEM;
 	r = fs_hash_grow(fs);
 	if (r < 0)
-		return r;
+		/* cppcheck-suppress memleak */
+		return r; /* NOLINT(clang-analyzer-unix.Malloc): its scope frees it */
 	r = fs_dev_tag(fs, k->dev, &n->ino_tag);
 	if (r < 0)
 		return r;
 	r = fs_slots_add(&fs->node_slots, n, &n->id);
 	if (r < 0)
-		return r;
+		return r; /* NOLINT(clang-analyzer-unix.Malloc): its scope frees it */
 	n->type = type;
 	n->dev = k->dev;
 	n->ino = k->ino;

@@ -93,7 +93,7 @@ int fs_op_mknod(struct fs_req *r)
 
 int fs_op_symlink(struct fs_req *r)
 {
-	const char *name, *target;
+	const char *name = NULL, *target = NULL;
 	struct fs_cred cred;
 	int e = fs_take_name(r, 0, &name);
 
@@ -145,9 +145,9 @@ static int fs_other_node(struct fs_req *r, uint64_t id, struct fs_node **ret)
 
 static int fs_rename(struct fs_req *r, size_t args_len, uint64_t newdir, uint32_t flags)
 {
-	const char *from, *to;
+	const char *from = NULL, *to = NULL;
 	struct fs_cred cred = {0};
-	struct fs_node *dir;
+	struct fs_node *dir = NULL;
 	int e = fs_take_name(r, args_len, &from);
 
 	if (!e)
@@ -185,7 +185,7 @@ int fs_op_rename2(struct fs_req *r)
 int fs_op_link(struct fs_req *r)
 {
 	const struct fuse_link_in *in = fs_args(r);
-	struct fs_node *old;
+	struct fs_node *old = NULL;
 	const char *name;
 	int e = fs_take_last_name(r, sizeof(*in), &name);
 
@@ -220,7 +220,7 @@ static int fs_answer_created(struct fs_req *r, int fd_taken, int flags)
 	e = fs_entry_of_fd(r->fs, r->node->export, path_fd, &out->entry, &node);
 	if (e)
 		return e;
-	e = fs_handle_new(r->fs, node, take_fd(&fd), flags, &fh);
+	e = fs_handle_new(r->fs, node, take_fd(&fd), &fh);
 	if (e < 0)
 		fs_node_forget(r->fs, node->id, 1);
 	else

@@ -51,7 +51,7 @@ int fs_op_opendir(struct fs_req *r)
 		if (fd < 0)
 			return fd;
 	}
-	e = fs_handle_new(r->fs, r->node, fd, O_RDONLY, &fh);
+	e = fs_handle_new(r->fs, r->node, fd, &fh);
 	if (e < 0)
 		return e;
 	if (r->node)
@@ -84,7 +84,7 @@ static void fs_dir_put(struct fs_dir_out *o, const char *name, uint64_t ino, uin
 		p += sizeof(*entry);
 	}
 	memcpy(p, &d, FUSE_NAME_OFFSET);
-	/* namelen counts it: no NUL. NOLINTNEXTLINE(bugprone-not-null-terminated-result) */
+	/* The length goes with it. NOLINTNEXTLINE(bugprone-not-null-terminated-result) */
 	memcpy(p + FUSE_NAME_OFFSET, name, name_len);
 	o->len += len;
 }

@@ -60,7 +60,7 @@ int fs_op_open(struct fs_req *r)
 	fs_cred_leave(r, &cred);
 	if (fd < 0)
 		return fd;
-	e = fs_handle_new(r->fs, r->node, fd, flags, &fh);
+	e = fs_handle_new(r->fs, r->node, fd, &fh);
 	if (!e)
 		fs_fill_open(out, r->node->export, fh, flags, false);
 	return e;

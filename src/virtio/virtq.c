@@ -233,7 +233,7 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 	if (head >= q->size)
 		return virtq_break(q, "an available head is beyond the queue");
 	bit = 1ULL << (head % 64);
-	if (q->inflight[head / 64] & bit)
+	if (q->in_flight[head / 64] & bit)
 		return virtq_break(q, "a head was offered while still in use");
 	chain->head = head;
 	chain->nr_readable = 0;
@@ -242,8 +242,8 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 	r = virtq_walk(q, chain, q->desc, q->size, head, false);
 	if (r < 0)
 		return r;
-	q->inflight[head / 64] |= bit;
-	q->nr_inflight++;
+	q->in_flight[head / 64] |= bit;
+	q->nr_in_flight++;
 	q->last_avail++;
 	return 1;
 }
@@ -257,8 +257,8 @@ void virtq_push(struct virtq *q, uint16_t head, uint32_t written)
 {
 	struct vring_used_elem *e = &q->used->ring[q->used_idx & (q->size - 1)];
 
-	q->inflight[head / 64] &= ~(1ULL << (head % 64));
-	q->nr_inflight--;
+	q->in_flight[head / 64] &= ~(1ULL << (head % 64));
+	q->nr_in_flight--;
 	e->id = htole32(head);
 	e->len = htole32(written);
 	q->used_idx++;

@@ -32,8 +32,8 @@ struct virtq {
 	bool signalled_valid;
 	bool event_idx;
 	bool indirect;
-	uint16_t nr_inflight;
-	uint64_t inflight[VIRTQ_SIZE_MAX / 64]; /* heads taken and not yet given back */
+	uint16_t nr_in_flight;
+	uint64_t in_flight[VIRTQ_SIZE_MAX / 64]; /* heads taken and not yet given back */
 };
 
 struct virtq_config {

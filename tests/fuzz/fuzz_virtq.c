@@ -53,7 +53,7 @@ static void drain(struct virtq *q, struct virtq_chain *c, uint8_t *ram, const ui
 			return;
 		if (r) {
 			check_chain(c, ram);
-			check(q->nr_inflight <= q->size);
+			check(q->nr_in_flight <= q->size);
 			if (c->head & 1)
 				virtq_push(q, c->head, c->total);
 			(void)virtq_should_notify(q);

@@ -173,10 +173,10 @@ static void test_a_chain_is_taken_and_given_back(void **state)
 	assert_ptr_equal(f->chain.iov[0].iov_base, f->ram + DATA_OFF);
 	assert_int_equal(f->chain.iov[1].iov_len, 10);
 	assert_ptr_equal(f->chain.iov[2].iov_base, f->ram + DATA_OFF + 0x200);
-	assert_int_equal(f->q.nr_inflight, 1);
+	assert_int_equal(f->q.nr_in_flight, 1);
 	assert_int_equal(virtq_pop(&f->q, &f->chain), 0);
 	virtq_push(&f->q, 2, 77);
-	assert_int_equal(f->q.nr_inflight, 0);
+	assert_int_equal(f->q.nr_in_flight, 0);
 	assert_int_equal(f->used->idx, 1);
 	assert_int_equal(f->used->ring[0].id, 2);
 	assert_int_equal(f->used->ring[0].len, 77);

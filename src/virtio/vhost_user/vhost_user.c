@@ -432,7 +432,6 @@ static int vhost_user_recv_payload(struct vhost_user *vu, const struct vhost_use
 {
 	ssize_t n;
 
-	memset(p, 0, sizeof(*p));
 	n = io_read_full(vu->fd, p, h->size);
 	if (n < 0)
 		return (int)n;
@@ -463,6 +462,7 @@ int vhost_user_handle_message(struct vhost_user *vu, struct err *err)
 	size_t nr_fds = ARRAY_SIZE(fds);
 	uint32_t reply_size;
 
+	memset(&p, 0, sizeof(p));
 	r = vhost_user_recv_header(vu, &h, fds, &nr_fds);
 	if (r == 0)
 		return 0;
