@@ -84,7 +84,7 @@ static int option_number(const char *name, const char *text, long min, long max,
 
 static int option_fd(const char *name, const char *text, int *ret, struct err *err)
 {
-	long n;
+	long n = -1;
 	int r = option_number(name, text, 3, 1 << 20, &n, err);
 
 	if (r)
