@@ -109,5 +109,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	oci_spec_free(s);
 	oci_process_free(p);
 	oci_resources_free(res);
+	(void)n;
 	return 0;
 }
