@@ -11,7 +11,6 @@ import termios
 import threading
 
 import pytest
-from conftest import IS_HARPOON
 from harpoonlib.containerd import wait_until
 
 # What the containers print without end: 64 KiB of fixed bytes, over and over.
@@ -180,10 +179,6 @@ def test_null_io(box):
     assert (done.code, done.out, done.err) == (4, "", ""), done
 
 
-not_yet = pytest.mark.xfail(IS_HARPOON, reason="the shim takes FIFOs only, and says so", strict=True)
-
-
-@not_yet
 def test_log_file(box, host_folder):
     """stdout and stderr into a file of the host (file:// URI)."""
     log = host_folder / "sub" / "log"
@@ -192,7 +187,6 @@ def test_log_file(box, host_folder):
     assert sorted(log.read_text().splitlines()) == ["err", "out"]
 
 
-@not_yet
 def test_log_binary(box, host_folder):
     """stdout and stderr into a logging program (binary:// URI)."""
     program = host_folder / "logger"
@@ -218,11 +212,9 @@ def test_log_binary(box, host_folder):
 
 
 @pytest.mark.harpoon
-@pytest.mark.parametrize("uri", ["file:///tmp/log", "binary:///bin/true", "nosuch://x"])
-def test_unknown_log_uri(box, uri):
-    done = box.run("true", options=["--log-uri", uri])
-    assert done.code == 1 and uri.partition(":")[0] in done.err, done
-    assert not os.path.exists("/tmp/log")
+def test_unknown_log_uri(box):
+    done = box.run("true", options=["--log-uri", "nosuch://x"])
+    assert done.code == 1 and "nosuch" in done.err, done
 
 
 @pytest.mark.smoke
