@@ -92,7 +92,7 @@ static const uint64_t fs_init_flags =
 	FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_DONT_MASK |
 	FUSE_AUTO_INVAL_DATA | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |
 	FUSE_PARALLEL_DIROPS | FUSE_POSIX_ACL | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
-	FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT | FUSE_INIT_EXT | FUSE_CREATE_SUPP_GROUP;
+	FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT | FUSE_INIT_EXT | FS_INIT_CREATE_SUPP_GROUP;
 
 bool fs_name_is_valid(const char *name)
 {
@@ -230,15 +230,15 @@ static int fs_take_extensions(struct fs_req *r, size_t ext_len)
 	const uint8_t *p = r->body + r->body_len;
 
 	while (ext_len) {
-		struct fuse_ext_header h;
-		struct fuse_supp_groups g;
+		struct fs_ext_header h;
+		struct fs_ext_groups g;
 
 		if (ext_len < sizeof(h))
 			return -EINVAL;
 		memcpy(&h, p, sizeof(h));
 		if (h.size < sizeof(h) || h.size > ext_len || h.size % 8)
 			return -EINVAL;
-		if (h.type == FUSE_EXT_GROUPS && h.size >= sizeof(h) + sizeof(g) + sizeof(gid_t)) {
+		if (h.type == FS_EXT_GROUPS && h.size >= sizeof(h) + sizeof(g) + sizeof(gid_t)) {
 			memcpy(&g, p + sizeof(h), sizeof(g));
 			if (g.nr_groups != 1)
 				return -EINVAL;

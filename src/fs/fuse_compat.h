@@ -13,21 +13,22 @@
 
 #include "util.h"
 
-/* Protocol 7.38 came without these at first. */
-#ifndef FUSE_CREATE_SUPP_GROUP
-#define FUSE_CREATE_SUPP_GROUP (1ULL << 34)
-#define FUSE_EXT_GROUPS 32
+/*
+ * The extension of a creating request that holds one group of the user (protocol 7.38). Headers call
+ * themselves 7.38 with all, some or none of it, so these have names of their own.
+ */
+#define FS_INIT_CREATE_SUPP_GROUP (1ULL << 34)
+#define FS_EXT_GROUPS 32
 
-struct fuse_ext_header {
-	uint32_t size;
+struct fs_ext_header {
+	uint32_t size; /* this structure and what belongs to it, a multiple of 8 */
 	uint32_t type;
 };
 
-struct fuse_supp_groups {
+struct fs_ext_groups {
 	uint32_t nr_groups;
 	uint32_t groups[];
 };
-#endif
 
 #if FUSE_KERNEL_MINOR_VERSION < 39
 #define FUSE_STATX 52

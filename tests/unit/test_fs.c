@@ -154,7 +154,7 @@ static int init_session(struct fixture *f, uint32_t major, uint32_t minor)
 				  .max_readahead = 131072,
 				  .flags = ~0u & ~(uint32_t)FUSE_INIT_RESERVED};
 
-	in.flags2 = (uint32_t)(FUSE_CREATE_SUPP_GROUP >> 32);
+	in.flags2 = (uint32_t)(FS_INIT_CREATE_SUPP_GROUP >> 32);
 	begin(f);
 	add(f, &in, sizeof(in));
 	return send_it(f, FUSE_INIT, 0);
@@ -477,7 +477,7 @@ static void test_init_negotiates(void **state)
 	assert_true(out.flags & FUSE_DO_READDIRPLUS);
 	assert_true(out.flags & FUSE_HANDLE_KILLPRIV_V2);
 	assert_true(out.flags & FUSE_ATOMIC_O_TRUNC);
-	assert_true(out.flags2 & FUSE_CREATE_SUPP_GROUP >> 32);
+	assert_true(out.flags2 & FS_INIT_CREATE_SUPP_GROUP >> 32);
 	/* Offered and not taken. */
 	assert_false(out.flags & FUSE_WRITEBACK_CACHE);
 	assert_false(out.flags & (FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS));
@@ -1365,13 +1365,13 @@ static void test_set_group_id_directories(void **state)
 	struct {
 		struct fuse_create_in in;
 		char name[8];
-		struct fuse_ext_header ext;
+		struct fs_ext_header ext;
 		uint32_t nr_groups;
 		uint32_t group;
 	} __attribute__((packed)) member = {
 		.in = {.flags = O_CREAT | O_RDWR, .mode = S_IFREG | 02755},
 		.name = "member1",
-		.ext = {.size = 16, .type = FUSE_EXT_GROUPS},
+		.ext = {.size = 16, .type = FS_EXT_GROUPS},
 		.nr_groups = 1,
 		.group = 50,
 	};
