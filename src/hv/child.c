@@ -115,6 +115,8 @@ int child_start(struct child *c, struct spawn_params *params, struct err *err)
 	c->output_fd = ends[0];
 	write_end = ends[1];
 	params->output_fd = write_end;
+	params->cgroup_fds = c->cgroup_fds;
+	params->nr_cgroup_fds = c->nr_cgroup_fds;
 	r = spawn(params, &started, err);
 	if (r)
 		return r;

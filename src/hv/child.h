@@ -19,6 +19,8 @@ struct child {
 	int pidfd;	  /* owned */
 	int output_fd;	  /* owned: our end of its stdout and stderr */
 	struct loop_watch *watch, *output_watch;
+	const int *cgroup_fds; /* borrowed, may be set before the start; see spawn.h */
+	size_t nr_cgroup_fds;
 	struct text_lines lines;
 	char last_line[TEXT_LINE_MAX]; /* of its output, escaped */
 	unsigned int nr_lines;

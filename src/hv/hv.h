@@ -60,6 +60,12 @@ struct hv_params {
 	int state_dir_fd;	     /* borrowed: console log, processes file */
 	const char *state_dir;	     /* its path, for messages */
 	int netns_fd;		     /* borrowed, -1 = a fresh empty one */
+	/*
+	 * cgroup.procs files, open for writing, one per hierarchy; borrowed for the life of the VM. Every process
+	 * of the VM is in these cgroups before it executes anything.
+	 */
+	const int *cgroup_fds;
+	size_t nr_cgroup_fds;
 	uint32_t nr_vcpus;
 	uint64_t mem_bytes; /* guest RAM */
 };

@@ -150,6 +150,20 @@ static void spawn_kill(const struct spawn_child *c)
 		;
 }
 
+/* While the child waits for its go: memory it takes afterwards is charged to the right cgroup. */
+static int spawn_join_cgroups(const struct spawn_params *p, const struct spawn_child *c,
+			      struct err *err)
+{
+	char text[16];
+	size_t len = (size_t)snprintf(text, sizeof(text), "%d", (int)c->pid);
+
+	for (size_t i = 0; i < p->nr_cgroup_fds; i++)
+		if (write(p->cgroup_fds[i], text, len) != (ssize_t)len)
+			return err_set(err, -errno, "start '%s': move pid %d into its cgroup",
+				       p->path, (int)c->pid);
+	return 0;
+}
+
 /* Parent: sends the go, waits for exec or for the child's complaint. */
 static int spawn_await_exec(const struct spawn_params *p, const struct spawn_child *c, int sock,
 			    struct err *err)
@@ -208,7 +222,9 @@ int spawn(const struct spawn_params *p, struct spawn_child *ret, struct err *err
 	}
 	pidfd = c.pidfd;
 	close(take_fd(&child_sock));
-	r = spawn_await_exec(p, &c, sock, err);
+	r = spawn_join_cgroups(p, &c, err);
+	if (!r)
+		r = spawn_await_exec(p, &c, sock, err);
 	if (r) {
 		spawn_kill(&c);
 		return r;

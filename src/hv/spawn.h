@@ -49,6 +49,8 @@ struct spawn_params {
 	size_t nr_fds;
 	int output_fd;		       /* stdout and stderr, borrowed */
 	const struct spawn_jail *jail; /* NULL = stays root in our namespaces */
+	const int *cgroup_fds; /* cgroup.procs files the child is written to before it runs */
+	size_t nr_cgroup_fds;
 };
 
 struct spawn_child {

@@ -231,6 +231,8 @@ int hv_vm_new(struct loop *loop, const struct hv_params *params, const struct hv
 	list_init(&vm->shares);
 	child_init(&vm->vmm, loop, vm->ops->name, hv_on_vmm_exit, vm);
 	fs_server_init(&vm->fs, loop, hv_on_fs_exit, vm);
+	vm->vmm.cgroup_fds = vm->fs.child.cgroup_fds = params->cgroup_fds;
+	vm->vmm.nr_cgroup_fds = vm->fs.child.nr_cgroup_fds = params->nr_cgroup_fds;
 	r = vm->ops->new (vm, err);
 	if (r)
 		return r;
