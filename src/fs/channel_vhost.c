@@ -15,6 +15,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "cleanup.h"
+#include "io.h"
 #include "log.h"
 #include "server.h"
 #include "vhost_user.h"
@@ -81,9 +83,33 @@ static void channel_queue_stop(void *ctx, unsigned int index)
 	pthread_mutex_unlock(&q->lock);
 }
 
+static int channel_state_save(void *ctx, int fd)
+{
+	struct channel_vhost *c = ctx;
+	cleanup_free uint8_t *state = NULL;
+	size_t len = 0;
+	int r = fs_state_save(c->fs, &state, &len);
+
+	return r < 0 ? r : io_write_full(fd, state, len);
+}
+
+/* One byte of room beyond the limit shows that there is more. */
+static int channel_state_load(void *ctx, int fd)
+{
+	struct channel_vhost *c = ctx;
+	cleanup_free uint8_t *state = calloc(1, FS_STATE_MAX + 1);
+	ssize_t n = state ? io_read_full(fd, state, FS_STATE_MAX + 1) : -ENOMEM;
+
+	if (n < 0)
+		return (int)n;
+	return n > (ssize_t)FS_STATE_MAX ? -EFBIG : fs_state_load(c->fs, state, (size_t)n);
+}
+
 static const struct vhost_user_ops channel_vhost_ops = {
 	.queue_start = channel_queue_start,
 	.queue_stop = channel_queue_stop,
+	.state_save = channel_state_save,
+	.state_load = channel_state_load,
 };
 
 /* Sleeps until a kick or the stop. Called and returns with the lock held. */

@@ -44,6 +44,19 @@ int fs_export_add(struct fs *fs, const char *name, int fd, uint32_t flags);
 int fs_export_remove(struct fs *fs, const char *name, bool revoke);
 
 /*
+ * Saving and restoring what a guest's session is made of, for a virtual machine that is saved and
+ * restored; docs/fs.md has the format. No request is being served meanwhile. What is restored is judged
+ * like anything else that comes from outside.
+ *
+ * Only a session without files can be saved so far: -EBUSY when the guest knows any or has any open.
+ * Restoring needs a server without a session: -EBUSY. -EPROTO: not what was saved; -EOPNOTSUPP: saved by
+ * another version.
+ */
+int fs_state_save(struct fs *fs, uint8_t **ret, size_t *ret_len);
+int fs_state_load(struct fs *fs, const uint8_t *state, size_t len);
+#define FS_STATE_MAX (1u << 20)
+
+/*
  * Makes the calling thread a worker: own umask and working directory (the latter becomes proc_fd),
  * so the thread is good for nothing else afterwards.
  */

@@ -1452,6 +1452,65 @@ static void test_privilege_bits_are_killed(void **state)
 	assert_int_equal(mode_of(f, id), 0755);
 }
 
+/* What was saved; ends what was there, as a restored virtual machine's server has nothing yet. */
+static uint8_t *save_and_end(struct fixture *f, size_t *ret_len)
+{
+	uint8_t *state = NULL;
+
+	assert_int_equal(fs_state_save(f->fs, &state, ret_len), 0);
+	begin(f);
+	assert_int_equal(send_it(f, FUSE_DESTROY, 0), 0);
+	return state;
+}
+
+static void test_a_session_is_saved_and_restored(void **unused)
+{
+	struct fixture *f = *unused;
+	cleanup_free uint8_t *state = NULL, *none = NULL;
+	size_t len = 0, none_len = 0;
+
+	/* The fixture has looked its exports up. */
+	assert_int_equal(fs_state_save(f->fs, &state, &len), -EBUSY);
+	forget(f, f->root, UINT32_MAX);
+	forget(f, f->ro_root, UINT32_MAX);
+	state = save_and_end(f, &len);
+	assert_int_equal(fs_state_save(f->fs, &none, &none_len), 0);
+	assert_int_equal(getattr(f, FUSE_ROOT_ID, NULL), -EIO);
+	assert_int_equal(fs_state_load(f->fs, none, none_len), 0);
+	assert_int_equal(getattr(f, FUSE_ROOT_ID, NULL), -EIO);
+	assert_int_equal(fs_state_load(f->fs, state, len), 0);
+	/* The session goes on, with what was agreed on: the long form of SETXATTR. */
+	assert_int_equal(getattr(f, FUSE_ROOT_ID, NULL), 0);
+	assert_int_equal(setxattr_on(f, must_lookup(f, f->root = must_lookup(f, 1, "tree"), "file"),
+				     "user.a", "b"),
+			 0);
+	assert_int_equal(init_session(f, FUSE_KERNEL_VERSION, FUSE_KERNEL_MINOR_VERSION), -EIO);
+	/* Never over a session that there is. */
+	assert_int_equal(fs_state_load(f->fs, state, len), -EBUSY);
+}
+
+static void test_damaged_sessions_are_refused(void **unused)
+{
+	struct fixture *f = *unused;
+	cleanup_free uint8_t *state = NULL, *bad = NULL;
+	size_t len = 0;
+
+	forget(f, f->root, UINT32_MAX);
+	forget(f, f->ro_root, UINT32_MAX);
+	state = save_and_end(f, &len);
+	bad = xmalloc(len + 1);
+	for (size_t n = 0; n < len; n++) {
+		assert_true(fs_state_load(f->fs, state, n) < 0);
+		memcpy(bad, state, len);
+		bad[n] ^= 0x10;
+		assert_true(fs_state_load(f->fs, bad, len) < 0);
+	}
+	memcpy(bad, state, len);
+	bad[len] = 0;
+	assert_true(fs_state_load(f->fs, bad, len + 1) < 0);
+	assert_int_equal(getattr(f, FUSE_ROOT_ID, NULL), -EIO);
+}
+
 int main(void)
 {
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -1488,6 +1547,8 @@ int main(void)
 		CASE(test_files_belong_to_their_creator),
 		CASE(test_set_group_id_directories),
 		CASE(test_privilege_bits_are_killed),
+		CASE(test_a_session_is_saved_and_restored),
+		CASE(test_damaged_sessions_are_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

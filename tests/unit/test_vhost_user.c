@@ -36,6 +36,8 @@ struct fixture {
 	struct vhost_user *vu;
 	struct vhost_user_queue *running[2];
 	unsigned int starts, stops;
+	char state[16]; /* of the device, saved and loaded */
+	int state_result;
 };
 
 static unsigned int count_fds(void)
@@ -68,7 +70,25 @@ static void on_stop(void *ctx, unsigned int index)
 	f->stops++;
 }
 
-static const struct vhost_user_ops ops = {.queue_start = on_start, .queue_stop = on_stop};
+static int on_save(void *ctx, int fd)
+{
+	struct fixture *f = ctx;
+
+	return f->state_result ? f->state_result : io_write_full(fd, f->state, strlen(f->state));
+}
+
+static int on_load(void *ctx, int fd)
+{
+	struct fixture *f = ctx;
+
+	memset(f->state, 0, sizeof(f->state));
+	return io_read_full(fd, f->state, sizeof(f->state) - 1) < 0 ? -EIO : f->state_result;
+}
+
+static const struct vhost_user_ops ops = {.queue_start = on_start,
+					  .queue_stop = on_stop,
+					  .state_save = on_save,
+					  .state_load = on_load};
 
 static int set_up(void **state)
 {
@@ -483,6 +503,75 @@ static void test_queue_without_memory(void **state)
 	assert_int_equal(tell_u64(f, VHOST_USER_SET_VRING_KICK, 0, f->kick), -EFAULT);
 }
 
+static int tell_state_fd(struct fixture *f, uint32_t direction, uint32_t phase, int fd)
+{
+	struct vhost_user_device_state s = {.direction = direction, .phase = phase};
+	int r = tell(f, VHOST_USER_SET_DEVICE_STATE_FD, &s, sizeof(s), &fd, fd >= 0);
+
+	close(fd);
+	return r;
+}
+
+static void check_state(struct fixture *f, uint64_t want)
+{
+	assert_int_equal(tell(f, VHOST_USER_CHECK_DEVICE_STATE, NULL, 0, NULL, 0), 1);
+	assert_int_equal(take_reply(f, VHOST_USER_CHECK_DEVICE_STATE, 8, NULL), want);
+}
+
+static void test_device_state_goes_through_a_pipe(void **state)
+{
+	struct fixture *f = *state;
+	char text[16] = {0};
+	int p[2];
+
+	strcpy(f->state, "one");
+	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+	assert_int_equal(tell_state_fd(f, VHOST_USER_STATE_SAVE, 0, p[1]), 1);
+	assert_int_equal(take_reply(f, VHOST_USER_SET_DEVICE_STATE_FD, 8, NULL),
+			 VHOST_USER_VRING_NO_FD);
+	/* The end of file says that all is there. */
+	assert_int_equal(io_read_full(p[0], text, sizeof(text)), 3);
+	assert_string_equal(text, "one");
+	close(p[0]);
+	check_state(f, 0);
+
+	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+	assert_int_equal(io_write_full(p[1], "two", 3), 0);
+	close(p[1]);
+	assert_int_equal(tell_state_fd(f, VHOST_USER_STATE_LOAD, 0, p[0]), 1);
+	assert_int_equal(take_reply(f, VHOST_USER_SET_DEVICE_STATE_FD, 8, NULL),
+			 VHOST_USER_VRING_NO_FD);
+	check_state(f, 0);
+	assert_string_equal(f->state, "two");
+}
+
+static void test_device_state_that_fails(void **state)
+{
+	struct fixture *f = *state;
+	int p[2];
+
+	f->state_result = -EBUSY;
+	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+	assert_int_equal(tell_state_fd(f, VHOST_USER_STATE_SAVE, 0, p[1]), 1);
+	take_reply(f, VHOST_USER_SET_DEVICE_STATE_FD, 8, NULL);
+	close(p[0]);
+	check_state(f, 1);
+	/* Neither a third direction nor a phase in which queues would run, nor without a descriptor. */
+	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+	assert_int_equal(tell_state_fd(f, 2, 0, p[1]), -EOPNOTSUPP);
+	assert_true(take_reply(f, VHOST_USER_SET_DEVICE_STATE_FD, 8, NULL) & 1);
+	assert_int_equal(tell_state_fd(f, VHOST_USER_STATE_SAVE, 1, dup(p[0])), -EOPNOTSUPP);
+	assert_true(take_reply(f, VHOST_USER_SET_DEVICE_STATE_FD, 8, NULL) & 1);
+	assert_int_equal(tell_state_fd(f, VHOST_USER_STATE_SAVE, 0, -1), -EPROTO);
+	/* Nor while a queue runs. */
+	set_up_device(f, 0);
+	set_up_queue(f, 0);
+	assert_int_equal(tell_state(f, VHOST_USER_SET_VRING_ENABLE, 0, 1), 1);
+	assert_non_null(f->running[0]);
+	assert_int_equal(tell_state_fd(f, VHOST_USER_STATE_SAVE, 0, p[0]), -EBUSY);
+	assert_true(take_reply(f, VHOST_USER_SET_DEVICE_STATE_FD, 8, NULL) & 1);
+}
+
 int main(void)
 {
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -499,6 +588,8 @@ int main(void)
 		CASE(test_rings_outside_memory),
 		CASE(test_queues_out_of_range),
 		CASE(test_queue_without_memory),
+		CASE(test_device_state_goes_through_a_pipe),
+		CASE(test_device_state_that_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

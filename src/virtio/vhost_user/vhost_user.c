@@ -8,6 +8,9 @@
  * A queue runs when it has memory, a size, ring addresses and a kick descriptor, and is enabled. Any
  * message that touches a running queue stops it first and starts it again afterwards if it still can.
  *
+ * Device state goes through a pipe of the front-end's after SET_DEVICE_STATE_FD was answered (before, the
+ * front-end is not at the other end of it); CHECK_DEVICE_STATE asks how it went.
+ *
  * Limits: 8 regions, VHOST_USER_QUEUES_MAX queues, no dirty log, no configuration space, no postcopy.
  */
 #include "vhost_user.h"
@@ -52,6 +55,9 @@ struct vhost_user {
 	uint64_t offered;
 	uint64_t features; /* what the front-end accepted */
 	uint64_t protocol_features;
+	int state_fd;	  /* owned: a transfer of device state to be made; -1 = none */
+	bool state_load;  /* its direction */
+	int state_result; /* of the last one: 0 or -errno */
 	unsigned int nr_queues;
 	struct guest_mem mem;
 	struct vhost_user_map maps[VHOST_USER_REGIONS_MAX]; /* same index as mem.regions */
@@ -60,9 +66,13 @@ struct vhost_user {
 
 #define BIT(n) (1ULL << (n))
 
-static const uint64_t vhost_user_protocol_offered = BIT(VHOST_USER_PROTOCOL_F_MQ) |
-						    BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
-						    BIT(VHOST_USER_PROTOCOL_F_RESET_DEVICE);
+static uint64_t vhost_user_protocol_offered(const struct vhost_user *vu)
+{
+	uint64_t offered = BIT(VHOST_USER_PROTOCOL_F_MQ) | BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
+			   BIT(VHOST_USER_PROTOCOL_F_RESET_DEVICE);
+
+	return vu->ops->state_save ? offered | BIT(VHOST_USER_PROTOCOL_F_DEVICE_STATE) : offered;
+}
 
 static void vhost_user_close(int *fd)
 {
@@ -309,6 +319,37 @@ static void vhost_user_get_ring_base(struct vhost_user *vu, unsigned int index,
 	vhost_user_close(&r->q.call_fd);
 }
 
+/* Notes the transfer; vhost_user_transfer_state() makes it. */
+static int vhost_user_set_state_fd(struct vhost_user *vu, const union vhost_user_payload *p,
+				   int *fd, struct err *err)
+{
+	if (!vu->ops->state_save || p->device_state.phase != VHOST_USER_STATE_STOPPED ||
+	    p->device_state.direction > VHOST_USER_STATE_LOAD)
+		return err_say(err, -EOPNOTSUPP, "device state: direction %u in phase %u",
+			       p->device_state.direction, p->device_state.phase);
+	for (unsigned int i = 0; i < vu->nr_queues; i++) {
+		if (vu->rings[i].running)
+			return err_say(err, -EBUSY, "device state while queue %u runs", i);
+	}
+	vhost_user_close(&vu->state_fd);
+	vu->state_fd = take_fd(fd);
+	vu->state_load = p->device_state.direction == VHOST_USER_STATE_LOAD;
+	vu->state_result = -EINPROGRESS;
+	return 0;
+}
+
+static void vhost_user_transfer_state(struct vhost_user *vu)
+{
+	int (*fn)(void *, int) = vu->state_load ? vu->ops->state_load : vu->ops->state_save;
+
+	if (vu->state_fd < 0)
+		return;
+	vu->state_result = fn(vu->ctx, vu->state_fd);
+	log_dbg(COMP, "device state %s: %d", vu->state_load ? "loaded" : "saved", vu->state_result);
+	/* The front-end reads until the end. */
+	vhost_user_close(&vu->state_fd);
+}
+
 /* The queue a message is about, or -1 for messages about none. */
 static int64_t vhost_user_queue_of(const struct vhost_user_header *h,
 				   const union vhost_user_payload *p)
@@ -333,6 +374,8 @@ static int vhost_user_obey(struct vhost_user *vu, const struct vhost_user_header
 			   const union vhost_user_payload *p, int *fds,
 			   union vhost_user_payload *reply, uint32_t *reply_size, struct err *err)
 {
+	int r;
+
 	*reply_size = 0;
 	switch (h->request) {
 	case VHOST_USER_GET_FEATURES:
@@ -340,7 +383,7 @@ static int vhost_user_obey(struct vhost_user *vu, const struct vhost_user_header
 		*reply_size = sizeof(reply->u64);
 		return 0;
 	case VHOST_USER_GET_PROTOCOL_FEATURES:
-		reply->u64 = vhost_user_protocol_offered;
+		reply->u64 = vhost_user_protocol_offered(vu);
 		*reply_size = sizeof(reply->u64);
 		return 0;
 	case VHOST_USER_GET_QUEUE_NUM:
@@ -354,7 +397,7 @@ static int vhost_user_obey(struct vhost_user *vu, const struct vhost_user_header
 	case VHOST_USER_SET_FEATURES:
 		return vhost_user_set_features(vu, p->u64, err);
 	case VHOST_USER_SET_PROTOCOL_FEATURES:
-		vu->protocol_features = p->u64 & vhost_user_protocol_offered;
+		vu->protocol_features = p->u64 & vhost_user_protocol_offered(vu);
 		return 0;
 	case VHOST_USER_SET_MEM_TABLE:
 		return vhost_user_set_mem_table(vu, p, fds, err);
@@ -368,6 +411,16 @@ static int vhost_user_obey(struct vhost_user *vu, const struct vhost_user_header
 	case VHOST_USER_SET_VRING_CALL:
 		return vhost_user_set_ring_fd(vu, h, p->u64 & VHOST_USER_VRING_INDEX_MASK, &fds[0],
 					      err);
+	case VHOST_USER_SET_DEVICE_STATE_FD:
+		r = vhost_user_set_state_fd(vu, p, &fds[0], err);
+		/* No descriptor of ours takes the place of the front-end's. */
+		reply->u64 = VHOST_USER_VRING_NO_FD | (r < 0);
+		*reply_size = sizeof(reply->u64);
+		return r;
+	case VHOST_USER_CHECK_DEVICE_STATE:
+		reply->u64 = vu->state_result < 0;
+		*reply_size = sizeof(reply->u64);
+		return 0;
 	case VHOST_USER_RESET_OWNER:
 	case VHOST_USER_RESET_DEVICE:
 		vhost_user_reset(vu);
@@ -487,6 +540,7 @@ int vhost_user_handle_message(struct vhost_user *vu, struct err *err)
 		if (sent < 0)
 			return err_set(err, sent, "answer %s", vhost_user_request_name(h.request));
 	}
+	vhost_user_transfer_state(vu);
 	return r < 0 ? r : 1;
 }
 
@@ -499,6 +553,7 @@ int vhost_user_new(const struct vhost_user_config *config, struct vhost_user **r
 			       VHOST_USER_QUEUES_MAX, config->nr_queues);
 	vu = xcalloc(1, sizeof(*vu));
 	vu->fd = config->fd;
+	vu->state_fd = -1;
 	vu->ops = config->ops;
 	vu->ctx = config->ctx;
 	vu->nr_queues = config->nr_queues;
@@ -517,6 +572,7 @@ void vhost_user_free(struct vhost_user *vu)
 		return;
 	vhost_user_reset(vu);
 	vhost_user_unmap(vu);
+	vhost_user_close(&vu->state_fd);
 	vhost_user_close(&vu->fd);
 	free(vu);
 }

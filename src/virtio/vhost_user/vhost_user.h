@@ -32,6 +32,13 @@ struct vhost_user_ops {
 	void (*queue_start)(void *ctx, unsigned int index, struct vhost_user_queue *q);
 	/* Must not return before nothing of the queue or of guest memory is in use. */
 	void (*queue_stop)(void *ctx, unsigned int index);
+	/*
+	 * What the device keeps besides its queues, written to or read from fd (borrowed, a pipe that
+	 * blocks) up to its end. No queue runs meanwhile. 0 or -errno, which the front-end gets to know
+	 * as failure. Both NULL = the device cannot be saved.
+	 */
+	int (*state_save)(void *ctx, int fd);
+	int (*state_load)(void *ctx, int fd);
 };
 
 struct vhost_user_config {

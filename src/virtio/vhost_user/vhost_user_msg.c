@@ -6,8 +6,9 @@
 
 enum vhost_user_fds {
 	VHOST_USER_FDS_NONE,
-	VHOST_USER_FDS_RING,   /* one, unless the u64 says that none comes */
-	VHOST_USER_FDS_REGIONS /* one for each region */
+	VHOST_USER_FDS_RING,	/* one, unless the u64 says that none comes */
+	VHOST_USER_FDS_REGIONS, /* one for each region */
+	VHOST_USER_FDS_ONE
 };
 
 struct vhost_user_shape {
@@ -36,6 +37,8 @@ static const struct vhost_user_shape vhost_user_shapes[] = {
 	SHAPE(GET_QUEUE_NUM, 0, NONE),
 	SHAPE(SET_VRING_ENABLE, sizeof(struct vhost_user_vring_state), NONE),
 	SHAPE(RESET_DEVICE, 0, NONE),
+	SHAPE(SET_DEVICE_STATE_FD, sizeof(struct vhost_user_device_state), ONE),
+	SHAPE(CHECK_DEVICE_STATE, 0, NONE),
 };
 
 static_assert(ARRAY_SIZE(vhost_user_shapes) == VHOST_USER_REQUEST_MAX, "one row per message");
@@ -87,6 +90,8 @@ int vhost_user_message_check(const struct vhost_user_header *h, const union vhos
 				      p->mem.nr * sizeof(struct vhost_user_region))
 			return -EPROTO;
 		want = p->mem.nr;
+	} else if (s->fds == VHOST_USER_FDS_ONE) {
+		want = 1;
 	}
 	return nr_fds == want ? 0 : -EPROTO;
 }

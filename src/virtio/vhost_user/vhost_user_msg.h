@@ -29,7 +29,9 @@ enum vhost_user_request {
 	VHOST_USER_GET_QUEUE_NUM = 17,
 	VHOST_USER_SET_VRING_ENABLE = 18,
 	VHOST_USER_RESET_DEVICE = 34,
-	VHOST_USER_REQUEST_MAX = 35,
+	VHOST_USER_SET_DEVICE_STATE_FD = 42,
+	VHOST_USER_CHECK_DEVICE_STATE = 43,
+	VHOST_USER_REQUEST_MAX = 44,
 };
 
 /* Feature bits of SET/GET_FEATURES that belong to vhost-user, and the protocol features we know. */
@@ -37,6 +39,7 @@ enum vhost_user_request {
 #define VHOST_USER_PROTOCOL_F_MQ 0
 #define VHOST_USER_PROTOCOL_F_REPLY_ACK 3
 #define VHOST_USER_PROTOCOL_F_RESET_DEVICE 13
+#define VHOST_USER_PROTOCOL_F_DEVICE_STATE 19
 
 #define VHOST_USER_VERSION 0x1u
 #define VHOST_USER_VERSION_MASK 0x3u
@@ -70,6 +73,15 @@ struct vhost_user_mem_table {
 	struct vhost_user_region regions[VHOST_USER_REGIONS_MAX];
 };
 
+/* SET_DEVICE_STATE_FD: what the descriptor that comes with it is for. */
+enum vhost_user_direction { VHOST_USER_STATE_SAVE, VHOST_USER_STATE_LOAD };
+#define VHOST_USER_STATE_STOPPED 0 /* the one phase there is: no queue runs */
+
+struct vhost_user_device_state {
+	uint32_t direction;
+	uint32_t phase;
+};
+
 struct vhost_user_vring_state {
 	uint32_t index;
 	uint32_t num;
@@ -89,6 +101,7 @@ union vhost_user_payload {
 	struct vhost_user_vring_state state;
 	struct vhost_user_vring_addr addr;
 	struct vhost_user_mem_table mem;
+	struct vhost_user_device_state device_state;
 };
 
 static_assert(sizeof(struct vhost_user_header) == 12, "header layout");
