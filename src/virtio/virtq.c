@@ -248,6 +248,13 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 	return 1;
 }
 
+void virtq_unpop(struct virtq *q, uint16_t head)
+{
+	q->in_flight[head / 64] &= ~(1ULL << (head % 64));
+	q->nr_in_flight--;
+	q->last_avail--;
+}
+
 bool virtq_has_more(const struct virtq *q)
 {
 	return !q->broken && virtq_avail_idx(q) != q->last_avail;

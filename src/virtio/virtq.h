@@ -71,6 +71,11 @@ int virtq_start_gpa(struct virtq *q, const struct guest_mem *mem, struct virtq_c
  * says why, once it is set every call answers this).
  */
 int virtq_pop(struct virtq *q, struct virtq_chain *chain);
+/*
+ * Takes back the last virtq_pop(), whose chain was not used and is not to be used any more: the next
+ * pop answers it again (as the guest has it then). Only directly after that pop.
+ */
+void virtq_unpop(struct virtq *q, uint16_t head);
 /* Is there a request that virtq_pop() would take? A hint: the guest may lie. */
 bool virtq_has_more(const struct virtq *q);
 
