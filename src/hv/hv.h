@@ -54,6 +54,26 @@ struct hv_callbacks {
 	void (*on_exit)(void *ctx, const struct hv_exit *why);
 };
 
+/*
+ * What is behind a network device of the VM. A tap is attached, has vnet headers (IFF_VNET_HDR | IFF_NO_PI) and
+ * carries frames with offloads; what the guest sends comes out of it as if the tap had received it. A stream
+ * is a connected socket with a length (32 bits, network order) before each frame, as passt speaks it.
+ */
+enum hv_nic_kind { HV_NIC_TAP, HV_NIC_STREAM };
+
+#define HV_NICS_MAX 8
+
+struct hv_nic {
+	enum hv_nic_kind kind;
+	int fd; /* borrowed until hv_vm_start() has returned */
+};
+
+/*
+ * Hardware address of the n-th network device at birth, by which the agent tells them apart: the last byte is
+ * n. Locally administered; the guest sets another one before it uses the device.
+ */
+#define HV_NIC_MAC "02:68:70:6e:00:%02x"
+
 struct hv_params {
 	const struct config *config; /* borrowed for the life of the VM */
 	const char *id;		     /* for logs and process names */
@@ -67,7 +87,9 @@ struct hv_params {
 	const int *cgroup_fds;
 	size_t nr_cgroup_fds;
 	uint32_t nr_vcpus;
-	uint64_t mem_bytes; /* guest RAM */
+	uint64_t mem_bytes;	   /* guest RAM */
+	const struct hv_nic *nics; /* borrowed until hv_vm_start() has returned */
+	size_t nr_nics;		   /* HV_NICS_MAX at most */
 };
 
 struct hv_footprint {

@@ -10,6 +10,7 @@
  *
  * Thread: the loop's.
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -133,6 +134,8 @@ static void qemu_free(struct hv_vm *vm)
 	vm->backend = NULL;
 }
 
+static_assert(QEMU_NR_FDS + HV_NICS_MAX <= SPAWN_FDS_MAX, "room for every descriptor");
+
 /* The jailed QEMU is nobody: what it is to read must be readable by everybody. */
 static int qemu_check_file(const char *key, const char *path, struct err *err)
 {
@@ -173,6 +176,7 @@ static int qemu_spawn(struct hv_vm *vm, const char *binary, char **argv, const i
 		{SPAWN_BIND_LIB_DIR, "/lib64", "lib64"}, {SPAWN_BIND_FILE, c->kernel, "kernel"},
 		{SPAWN_BIND_FILE, c->initrd, "initrd"},
 	};
+	int all[QEMU_NR_FDS + HV_NICS_MAX];
 	size_t nr = 5;
 
 	if (!access("/etc/ld.so.cache", R_OK))
@@ -184,13 +188,16 @@ static int qemu_spawn(struct hv_vm *vm, const char *binary, char **argv, const i
 				       "QEMU in the root folder ('%s') cannot be used", binary);
 		binds[nr++] = (struct spawn_bind){SPAWN_BIND_DIR, prefix, prefix + 1};
 	}
+	memcpy(all, fds, QEMU_NR_FDS * sizeof(*fds));
+	for (size_t i = 0; i < vm->params.nr_nics; i++)
+		all[QEMU_NR_FDS + i] = vm->params.nics[i].fd;
 	return child_start(
 		&vm->vmm,
 		&(struct spawn_params){
 			.path = binary,
 			.argv = argv,
-			.fds = fds,
-			.nr_fds = QEMU_NR_FDS,
+			.fds = all,
+			.nr_fds = QEMU_NR_FDS + vm->params.nr_nics,
 			.jail =
 				&(struct spawn_jail){
 					.netns_fd = vm->params.netns_fd,
@@ -223,6 +230,8 @@ static int qemu_exec(struct hv_vm *vm, const int *fds, struct err *err)
 		.id = vm->id,
 		.nr_vcpus = vm->params.nr_vcpus,
 		.mem_bytes = vm->params.mem_bytes,
+		.nics = vm->params.nics,
+		.nr_nics = vm->params.nr_nics,
 	};
 	char **argv;
 	int r = qemu_check_file("kernel", c->kernel, err);

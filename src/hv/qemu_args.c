@@ -13,7 +13,7 @@
 
 #include "util.h"
 
-#define QEMU_ARGS_MAX 64
+#define QEMU_ARGS_MAX 128
 
 struct qemu_argv {
 	char **argv; /* owned; room for QEMU_ARGS_MAX and the NULL */
@@ -88,6 +88,24 @@ static void qemu_args_devices(struct qemu_argv *v)
 		 xstrdup("vhost-user-fs-device,chardev=fs,queue-size=1024,tag=" QEMU_FS_TAG));
 }
 
+/* Offloads: with a tap's vnet headers, segments of 64 KiB without checksums go both ways. */
+static void qemu_args_nics(struct qemu_argv *v, const struct qemu_args *a)
+{
+	for (size_t i = 0; i < a->nr_nics; i++) {
+		int fd = QEMU_FD_NIC + (int)i;
+
+		if (a->nics[i].kind == HV_NIC_TAP)
+			qemu_arg(v, "-netdev", xasprintf("tap,id=net%zu,fd=%d,vhost=off", i, fd));
+		else
+			qemu_arg(v, "-netdev",
+				 xasprintf("stream,id=net%zu,server=off,addr.type=fd,addr.str=%d",
+					   i, fd));
+		qemu_arg(v, "-device",
+			 xasprintf("virtio-net-device,netdev=net%zu,mac=" HV_NIC_MAC, i,
+				   (unsigned int)i));
+	}
+}
+
 char **qemu_args_build(const struct qemu_args *a)
 {
 	struct qemu_argv v = {.argv = xcalloc(QEMU_ARGS_MAX + 1, sizeof(char *))};
@@ -108,6 +126,7 @@ char **qemu_args_build(const struct qemu_args *a)
 	qemu_arg(&v, "-initrd", xstrdup(a->initrd));
 	qemu_arg(&v, "-append", xstrdup(a->kernel_args));
 	qemu_args_devices(&v);
+	qemu_args_nics(&v, a);
 	return v.argv;
 }
 

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "hv.h"
 #include "spawn.h"
 
 /* Descriptors that QEMU inherits, in the order of struct spawn_params.fds. */
@@ -14,6 +15,7 @@ enum qemu_fd {
 	QEMU_FD_AGENT,
 	QEMU_FD_FS,
 	QEMU_FD_END,
+	QEMU_FD_NIC = QEMU_FD_END, /* and the following: network devices, as many as there are */
 };
 #define QEMU_NR_FDS (QEMU_FD_END - SPAWN_FD_FIRST)
 
@@ -28,6 +30,8 @@ struct qemu_args {
 	const char *id; /* for `ps` */
 	uint32_t nr_vcpus;
 	uint64_t mem_bytes; /* a multiple of QEMU_MEM_ALIGN */
+	const struct hv_nic *nics;
+	size_t nr_nics;
 };
 #define QEMU_MEM_ALIGN (1u << 20)
 

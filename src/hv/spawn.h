@@ -13,7 +13,7 @@
 
 /* Descriptors the child gets beyond 0-2: fds[i] becomes SPAWN_FD_FIRST + i. */
 #define SPAWN_FD_FIRST 3
-#define SPAWN_FDS_MAX 8
+#define SPAWN_FDS_MAX 24
 #define SPAWN_BINDS_MAX 16
 
 /*

@@ -198,6 +198,9 @@ static int hv_check_params(const struct hv_params *p, struct err *err)
 		return err_say(err, -EINVAL, "a VM has %d to %d MiB of memory, not %llu",
 			       CONFIG_MEM_MIN_MIB, CONFIG_MEM_MAX_MIB,
 			       (unsigned long long)(p->mem_bytes >> 20));
+	if (p->nr_nics > HV_NICS_MAX)
+		return err_say(err, -EINVAL, "a VM has at most %d network devices, not %zu",
+			       HV_NICS_MAX, p->nr_nics);
 	return 0;
 }
 
@@ -368,6 +371,7 @@ int hv_vm_start(struct hv_vm *vm, struct err *err)
 	r = hv_start_processes(vm, err);
 	if (!r)
 		r = hv_export_shares(vm, err);
+	vm->params.nics = NULL; /* the caller's, until now */
 	if (r) {
 		/* Nothing runs on after a failed start; no callback either. */
 		vm->state = HV_ENDED;

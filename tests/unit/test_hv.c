@@ -68,6 +68,32 @@ static bool has_value(char **argv, const char *option, const char *value)
 	return false;
 }
 
+static void test_qemu_args_nics(void **state)
+{
+	const struct hv_nic nics[] = {{HV_NIC_TAP, 100}, {HV_NIC_STREAM, 101}};
+	const struct qemu_args a = {.qemu = "/usr/bin/q",
+				    .kernel = "/kernel",
+				    .initrd = "/initrd",
+				    .kernel_args = "",
+				    .id = "x",
+				    .nr_vcpus = 1,
+				    .mem_bytes = 96u << 20,
+				    .nics = nics,
+				    .nr_nics = 2};
+	char **argv = qemu_args_build(&a);
+	cleanup_free char *tap = xasprintf("tap,id=net0,fd=%d,vhost=off", QEMU_FD_NIC);
+	cleanup_free char *stream =
+		xasprintf("stream,id=net1,server=off,addr.type=fd,addr.str=%d", QEMU_FD_NIC + 1);
+
+	assert_true(has_value(argv, "-netdev", tap));
+	assert_true(has_value(argv, "-netdev", stream));
+	assert_true(
+		has_value(argv, "-device", "virtio-net-device,netdev=net0,mac=02:68:70:6e:00:00"));
+	assert_true(
+		has_value(argv, "-device", "virtio-net-device,netdev=net1,mac=02:68:70:6e:00:01"));
+	qemu_args_free(argv);
+}
+
 static void test_qemu_args(void **state)
 {
 	const struct qemu_args a = {.qemu = "/usr/bin/q",
@@ -476,12 +502,13 @@ static void test_bad_params(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_qemu_args),   cmocka_unit_test(test_kernel_args),
-		cmocka_unit_test(test_host_tsc),    cmocka_unit_test(test_qemu_versions),
-		cmocka_unit_test(test_escape),	    cmocka_unit_test(test_lines),
-		cmocka_unit_test(test_console),	    cmocka_unit_test(test_console_bounded),
-		cmocka_unit_test(test_procs_parse), cmocka_unit_test(test_cleanup_state),
-		cmocka_unit_test(test_choice),	    cmocka_unit_test(test_bad_params),
+		cmocka_unit_test(test_qemu_args),	cmocka_unit_test(test_qemu_args_nics),
+		cmocka_unit_test(test_kernel_args),	cmocka_unit_test(test_host_tsc),
+		cmocka_unit_test(test_qemu_versions),	cmocka_unit_test(test_escape),
+		cmocka_unit_test(test_lines),		cmocka_unit_test(test_console),
+		cmocka_unit_test(test_console_bounded), cmocka_unit_test(test_procs_parse),
+		cmocka_unit_test(test_cleanup_state),	cmocka_unit_test(test_choice),
+		cmocka_unit_test(test_bad_params),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
