@@ -88,6 +88,7 @@ test:
 	@scripts/setup build run test
 	@$(MAKE) --no-print-directory build asan
 	@scripts/make-images
+	@scripts/get-containerds
 	@tests/run
 
 bench:

@@ -13,17 +13,25 @@ import subprocess
 import threading
 import time
 
-from . import paths
+from . import flavours, paths
 
-CONFIG = """version = 2
+# What plays no part here, and would only warn or take time.
+DISABLED = {
+    2: (
+        "grpc.v1.cri", "tracing.processor.v1.otlp", "internal.v1.opt", "internal.v1.tracing",
+        "snapshotter.v1.aufs", "snapshotter.v1.btrfs", "snapshotter.v1.devmapper", "snapshotter.v1.zfs",
+    ),
+    3: (
+        "grpc.v1.cri", "cri.v1.images", "cri.v1.runtime", "tracing.processor.v1.otlp", "internal.v1.opt",
+        "internal.v1.tracing", "snapshotter.v1.btrfs", "snapshotter.v1.devmapper", "snapshotter.v1.zfs",
+        "snapshotter.v1.blockfile", "nri.v1.nri",
+    ),
+}
+
+CONFIG = """version = {version}
 root = "{root}"
 state = "{state}"
-disabled_plugins = [
-    "io.containerd.grpc.v1.cri", "io.containerd.tracing.processor.v1.otlp",
-    "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing",
-    "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
-    "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
-]
+disabled_plugins = [{disabled}]
 [debug]
     level = "{level}"
 [grpc]
@@ -91,10 +99,12 @@ class Result:
 
 class Containerd:
     """
-    `build` is the Meson build folder whose shim and file server are used; `namespace` is containerd's.
+    `build` is the Meson build folder whose shim and file server are used; `namespace` is containerd's; `flavour` the
+    containerd itself (the installed one unless given).
     """
 
-    def __init__(self, folder, build=paths.HOST_BUILD, namespace="default", level="info", env=None):
+    def __init__(self, folder, build=paths.HOST_BUILD, namespace="default", level="info", env=None, flavour=None):
+        self.flavour = flavour or flavours.find(flavours.INSTALLED)
         self.folder = pathlib.Path(folder)
         self.build = pathlib.Path(build)
         self.namespace = namespace
@@ -117,8 +127,10 @@ class Containerd:
             raise RuntimeError(f"the path of the source tree is too long for a socket: {self.socket}")
         if not overlay_works(self.root):
             self.snapshotter = "native"
+        version = self.flavour.config_version
         config = CONFIG.format(
-            root=self.root, state=self.state, socket=self.socket, level=self.level
+            version=version, root=self.root, state=self.state, socket=self.socket, level=self.level,
+            disabled=", ".join(f'"io.containerd.{name}"' for name in DISABLED[version]),
         )
         (self.folder / "config.toml").write_text(config)
         self.write_conf()
@@ -136,7 +148,9 @@ class Containerd:
 
     def env(self):
         env = dict(os.environ)
-        env["PATH"] = f"{self.build}/src/shim:{self.build}/src/cli:/usr/sbin:/usr/bin:/sbin:/bin"
+        # Each containerd has its own runc shim beside it; runc itself is the installed one.
+        own = f"{self.build}/src/shim:{self.build}/src/cli:{self.flavour.folder}"
+        env["PATH"] = f"{own}:/usr/sbin:/usr/bin:/sbin:/bin"
         env["HARPOON_CONFIG"] = str(self.conf)
         env["TMPDIR"] = str(self.folder / "tmp")
         env["CONTAINERD_SNAPSHOTTER"] = self.snapshotter
@@ -148,7 +162,7 @@ class Containerd:
         log = open(self.log, "ab", buffering=0)
         with log:
             self.process = subprocess.Popen(
-                ["containerd", "--config", str(self.folder / "config.toml")],
+                [self.flavour.folder / "containerd", "--config", str(self.folder / "config.toml")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -186,7 +200,7 @@ class Containerd:
     # commands
 
     def command(self, *args):
-        return ["ctr", "-a", str(self.socket), "-n", self.namespace, *map(str, args)]
+        return [str(self.flavour.folder / "ctr"), "-a", str(self.socket), "-n", self.namespace, *map(str, args)]
 
     def popen(self, *args, **kwargs):
         """ctr in the background; streams are pipes unless given."""

@@ -2,7 +2,8 @@
 
 The runtime is io.containerd.harpoon.v1 unless HARPOON_TEST_RUNTIME names another: what the tests say must hold
 for runc too (io.containerd.runc.v2), except for those marked `harpoon`. HARPOON_TEST_BUILD is the Meson build
-folder whose programs are used. tests/run sets both and puts everything in namespaces of its own.
+folder whose programs are used, HARPOON_TEST_CONTAINERD one of the containerds of harpoonlib.flavours. tests/run sets
+them and puts everything in namespaces of its own.
 """
 
 import glob
@@ -22,12 +23,13 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
 from harpoonlib import containerd as containerd_module  # noqa: E402
-from harpoonlib import images, leaks, paths  # noqa: E402
+from harpoonlib import flavours, images, leaks, paths  # noqa: E402
 from harpoonlib.containerd import shim_pids, vm_processes, wait_until  # noqa: E402
 
 RUNTIME = os.environ.get("HARPOON_TEST_RUNTIME", paths.RUNTIME)
 BUILD = pathlib.Path(os.environ.get("HARPOON_TEST_BUILD", paths.HOST_BUILD))
 IS_HARPOON = "harpoon" in RUNTIME
+CONTAINERD = os.environ.get("HARPOON_TEST_CONTAINERD", flavours.INSTALLED)
 # Emulated guests on a busy machine: no test waits this long in vain, and none is cut off for being slow.
 TEST_TIMEOUT = 300
 
@@ -279,8 +281,12 @@ def session_box(work_folder):
         "ASAN_OPTIONS": f"{options}:detect_leaks=1",
         "UBSAN_OPTIONS": f"log_path={work_folder}/sanitizer:print_stacktrace=1:halt_on_error=1",
     }
+    try:
+        flavour = flavours.find(CONTAINERD)
+    except flavours.Missing as why:
+        pytest.skip(str(why))
     daemon = containerd_module.Containerd(
-        work_folder, build=BUILD, namespace=f"hp{secrets.token_hex(3)}", level="debug", env=env
+        work_folder, build=BUILD, namespace=f"hp{secrets.token_hex(3)}", level="debug", env=env, flavour=flavour
     )
     daemon.prepare()
     # Where the shims' sockets are when containerd's own folder has too long a name; it stays
