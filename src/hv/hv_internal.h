@@ -10,20 +10,26 @@
 #include "console.h"
 #include "fs_server.h"
 #include "hv.h"
-#include "mux.h"
+
+struct mux;
 
 struct hv_ops {
 	const char *name;
 	/* Allocates vm->backend. Nothing is started. */
 	int (*new)(struct hv_vm *vm, struct err *err);
-	/* Starts vm->vmm, sets vm->console and the channel for hv_channel_open(). fs_fd: the VMM's
-	 * end of the file server's channel, borrowed. */
+	/* Starts vm->vmm, sets vm->console, and says hv_channel_opened(). fs_fd: the VMM's end of the
+	 * file server's channel, borrowed. */
 	int (*start)(struct hv_vm *vm, int fs_fd, struct err *err);
 	int (*pause)(struct hv_vm *vm, struct err *err);
 	int (*resume)(struct hv_vm *vm, struct err *err);
+	/* As hv_vm_attach_stream(), while the channel is open. *ret: a handle with ops set. */
+	int (*attach)(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream_done_fn done,
+		      void *ctx, struct hv_stream **ret);
+	void (*detach)(struct hv_stream *s);
 	/* vm->vmm was reaped and vm->console drained: what happened? */
 	void (*explain_exit)(struct hv_vm *vm, struct hv_exit *ret);
-	/* vm->vmm is gone. Accepts a VM whose new() failed or never ran. */
+	/* vm->vmm is gone. Runs the done callbacks of streams that are left. Accepts a VM whose new()
+	 * failed or never ran. */
 	void (*free)(struct hv_vm *vm);
 };
 
@@ -55,8 +61,9 @@ struct hv_vm {
 	struct fs_server fs;
 	struct list shares;	 /* of struct hv_share, until the start */
 	struct console *console; /* owned; NULL before the start */
-	struct mux *mux;	 /* owned; NULL before the start */
-	bool mux_over;
+	/* The agent's channel: open from the start on, over when nothing more comes out of it. */
+	bool channel_open, channel_over;
+	struct mux *mux; /* owned; backends whose streams are multiplexed over one descriptor */
 	struct hv_ready ready;
 	bool is_ready;
 	struct hv_exit why;
@@ -67,7 +74,25 @@ struct hv_vm {
 
 extern const struct hv_ops hv_qemu_ops;
 
-/* Opens the stream channel to the agent over fd (owned from here on). */
-void hv_channel_open(struct hv_vm *vm, int fd);
+/* Base of a backend's handle. */
+struct hv_stream {
+	const struct hv_ops *ops;
+};
+
+/* The way to the agent exists from now on. */
+void hv_channel_opened(struct hv_vm *vm);
+/* Nothing more comes from the agent; every stream's done callback has run. -EPROTO: the guest, or its
+ * VMM, broke the protocol. The VM ends, or is about to. */
+void hv_channel_ended(struct hv_vm *vm, int err);
+/* The agent's greeting came; the guest is hostile. */
+void hv_greeted(struct hv_vm *vm, const void *data, size_t len);
+/* For explain_exit: the guest reset itself. Orderly, or did it crash? The console knows. */
+void hv_explain_reset(const struct hv_vm *vm, struct hv_exit *ret);
 /* Ends the VM for this reason, unless it is ending for an earlier one. */
 void hv_end(struct hv_vm *vm, enum hv_exit_kind kind, const char *fmt, ...) HARPOON_PRINTF(3, 4);
+
+/* Streams multiplexed over one descriptor (mux.h), for a backend's table. fd: owned from here on. */
+void hv_mux_open(struct hv_vm *vm, int fd);
+int hv_mux_attach(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream_done_fn done,
+		  void *ctx, struct hv_stream **ret);
+void hv_mux_detach(struct hv_stream *s);

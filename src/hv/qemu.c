@@ -27,6 +27,7 @@
 #include "kernel_args.h"
 #include "kernel_image.h"
 #include "log.h"
+#include "mux.h"
 #include "qemu_args.h"
 #include "qmp.h"
 
@@ -127,6 +128,8 @@ static void qemu_free(struct hv_vm *vm)
 {
 	struct qemu *q = vm->backend;
 
+	mux_free(vm->mux);
+	vm->mux = NULL;
 	if (!q)
 		return;
 	qmp_free(q->qmp);
@@ -276,7 +279,7 @@ static int qemu_start(struct hv_vm *vm, int fs_fd, struct err *err)
 			&vm->console, err);
 	if (r)
 		return r;
-	hv_channel_open(vm, take_fd(&ends.ours[QEMU_FD_AGENT - SPAWN_FD_FIRST]));
+	hv_mux_open(vm, take_fd(&ends.ours[QEMU_FD_AGENT - SPAWN_FD_FIRST]));
 	return 0;
 }
 
@@ -308,20 +311,6 @@ static int qemu_resume(struct hv_vm *vm, struct err *err)
 	return qemu_call(vm, "cont", err);
 }
 
-static void qemu_explain_reset(const struct hv_vm *vm, struct hv_exit *ret)
-{
-	const char *line = console_last_words(vm->console);
-
-	if (!console_saw_panic(vm->console) && console_saw_restart(vm->console)) {
-		ret->kind = HV_EXIT_POWEROFF;
-		snprintf(ret->text, sizeof(ret->text), "the guest ended by itself");
-		return;
-	}
-	ret->kind = HV_EXIT_PANIC;
-	snprintf(ret->text, sizeof(ret->text), "the guest crashed: %s",
-		 *line ? line : "it reset itself and its console is empty");
-}
-
 /* No word from QMP: the status has to do. */
 static void qemu_explain_status(const struct hv_vm *vm, struct hv_exit *ret)
 {
@@ -348,7 +337,7 @@ static void qemu_explain_exit(struct hv_vm *vm, struct hv_exit *ret)
 	if (q->greeted &&
 	    (q->panicked || !strcmp(q->reason, "guest-reset") ||
 	     !strcmp(q->reason, "guest-panic") || (!q->reason[0] && vm->vmm.status == 0))) {
-		qemu_explain_reset(vm, ret);
+		hv_explain_reset(vm, ret);
 	} else if (!strcmp(q->reason, "guest-shutdown")) {
 		ret->kind = HV_EXIT_POWEROFF;
 		snprintf(ret->text, sizeof(ret->text), "the guest powered itself off");
@@ -366,6 +355,8 @@ const struct hv_ops hv_qemu_ops = {
 	.start = qemu_start,
 	.pause = qemu_pause,
 	.resume = qemu_resume,
+	.attach = hv_mux_attach,
+	.detach = hv_mux_detach,
 	.explain_exit = qemu_explain_exit,
 	.free = qemu_free,
 };

@@ -48,7 +48,7 @@ static void hv_on_final(void *ctx)
 static void hv_check_final(struct hv_vm *vm)
 {
 	if (vm->state != HV_ENDING || child_is_running(&vm->vmm) ||
-	    child_is_running(&vm->fs.child) || (vm->mux && !vm->mux_over))
+	    child_is_running(&vm->fs.child) || (vm->channel_open && !vm->channel_over))
 		return;
 	if (!vm->exit_timer.loop)
 		loop_timer_arm(vm->loop, &vm->exit_timer, 0, hv_on_final, vm);
@@ -136,9 +136,8 @@ static void hv_on_channel_alone(void *ctx)
 }
 
 /* The agent's greeting. The guest is hostile: nothing in it is believed beyond being a number. */
-static void hv_on_hello(void *ctx, const void *data, size_t len)
+void hv_greeted(struct hv_vm *vm, const void *data, size_t len)
 {
-	struct hv_vm *vm = ctx;
 	struct agent_hello hello;
 
 	if (vm->state != HV_RUNNING)
@@ -167,11 +166,14 @@ static void hv_on_hello(void *ctx, const void *data, size_t len)
 	/* The VM may be gone now. */
 }
 
-static void hv_on_channel_broken(void *ctx, int err)
+void hv_channel_opened(struct hv_vm *vm)
 {
-	struct hv_vm *vm = ctx;
+	vm->channel_open = true;
+}
 
-	vm->mux_over = true;
+void hv_channel_ended(struct hv_vm *vm, int err)
+{
+	vm->channel_over = true;
 	if (err == -EPROTO)
 		hv_end(vm, HV_EXIT_FAILED, "the guest broke the protocol of its channel");
 	else if (vm->state == HV_RUNNING && child_is_running(&vm->vmm))
@@ -179,12 +181,18 @@ static void hv_on_channel_broken(void *ctx, int err)
 	hv_check_final(vm);
 }
 
-void hv_channel_open(struct hv_vm *vm, int fd)
+void hv_explain_reset(const struct hv_vm *vm, struct hv_exit *ret)
 {
-	static const struct mux_callbacks cb = {.on_hello = hv_on_hello,
-						.on_broken = hv_on_channel_broken};
+	const char *line = console_last_words(vm->console);
 
-	vm->mux = mux_new(vm->loop, fd, &cb, vm);
+	if (!console_saw_panic(vm->console) && console_saw_restart(vm->console)) {
+		ret->kind = HV_EXIT_POWEROFF;
+		snprintf(ret->text, sizeof(ret->text), "the guest ended by itself");
+		return;
+	}
+	ret->kind = HV_EXIT_PANIC;
+	snprintf(ret->text, sizeof(ret->text), "the guest crashed: %s",
+		 *line ? line : "it reset itself and its console is empty");
 }
 
 static int hv_check_params(const struct hv_params *p, struct err *err)
@@ -265,8 +273,6 @@ void hv_vm_free(struct hv_vm *vm)
 	child_done(&vm->vmm);
 	fs_server_done(&vm->fs);
 	vm->ops->free(vm);
-	/* Runs the done callbacks of streams that are left. */
-	mux_free(vm->mux);
 	console_free(vm->console);
 	list_for_each (s, &vm->shares, link)
 		hv_share_free(s);
@@ -411,44 +417,22 @@ int hv_vm_resume(struct hv_vm *vm, struct err *err)
 	return r ? r : vm->ops->resume(vm, err);
 }
 
-/* A stream is a mux stream for every backend so far; the type keeps callers from depending on it. */
-struct hv_stream {
-	struct mux_stream *stream;
-	hv_stream_done_fn done;
-	void *ctx;
-};
-
-static void hv_on_stream_done(void *ctx, int err)
-{
-	struct hv_stream *s = ctx;
-	hv_stream_done_fn done = s->done;
-	void *done_ctx = s->ctx;
-
-	free(s);
-	if (done)
-		done(done_ctx, err);
-}
-
 int hv_vm_attach_stream(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream_done_fn done,
 			void *ctx, struct hv_stream **ret, struct err *err)
 {
 	struct hv_stream *s;
 	int r;
 
-	if (!vm->mux || vm->mux_over) {
+	if (!vm->channel_open || vm->channel_over) {
 		if (rfd >= 0)
 			close(rfd);
 		if (wfd >= 0 && wfd != rfd)
 			close(wfd);
 		return err_say(err, -ESHUTDOWN, "stream %u: VM '%s' does not run", id, vm->id);
 	}
-	s = xcalloc(1, sizeof(*s));
-	*s = (struct hv_stream){.done = done, .ctx = ctx};
-	r = mux_attach(vm->mux, id, rfd, wfd, hv_on_stream_done, s, &s->stream);
-	if (r) {
-		free(s);
+	r = vm->ops->attach(vm, id, rfd, wfd, done, ctx, &s);
+	if (r)
 		return err_set(err, r, "attach stream %u", id);
-	}
 	if (ret)
 		*ret = s;
 	return 0;
@@ -456,7 +440,7 @@ int hv_vm_attach_stream(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stre
 
 void hv_stream_detach(struct hv_stream *s)
 {
-	mux_detach(s->stream);
+	s->ops->detach(s);
 }
 
 pid_t hv_vm_pid(const struct hv_vm *vm)
