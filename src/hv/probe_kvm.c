@@ -3,7 +3,12 @@
  *
  * A counting loop runs for PROBE_RUN_US in a throw-away VM. Hardware does some 10^9 instructions a
  * second; KVM's instruction emulator, which is what runs an ordinary guest on hosts that are
- * themselves VMs with software page tables, one or two millions. Anything between is closer to native.
+ * themselves VMs with software page tables, one or two millions. Anything between is closer to native:
+ * a processor that is emulated itself does 100 to 300 millions, less when its machine is busy.
+ *
+ * The first runs also pay for what the host sets up on first use (nested page tables, translated code),
+ * which can take all of them where the host is slow: a run with next to no instruction says nothing. So
+ * there are up to PROBE_RUNS that do say something, and the first that is native decides.
  *
  * The VM lives in a child process: the loop is ended by a timer signal there, our own signal mask and
  * handlers stay as they are, and a KVM that hangs costs a killed child and a deadline, not us.
@@ -31,7 +36,10 @@
 #define PROBE_KVM_PATH "/dev/kvm"
 #define PROBE_RUN_US 3000
 #define PROBE_DEADLINE_MS 1000
-#define PROBE_NATIVE_INSN_PER_S 100000000ull
+#define PROBE_RUNS 4
+#define PROBE_WARM_UP_NS 500000000ull
+#define PROBE_TELLING_INSN_PER_S 100000ull
+#define PROBE_NATIVE_INSN_PER_S 20000000ull
 
 /* What the child found, as it travels through the pipe. */
 struct probe_result {
@@ -63,10 +71,16 @@ static int probe_start_timer(void)
 	return 0;
 }
 
+static uint64_t probe_speed(const struct probe_result *res)
+{
+	return res->ns ? (uint64_t)((double)res->insns * 1e9 / (double)res->ns) : 0;
+}
+
+/* One run, until the timer ends it; the guest goes on where it was. */
 static int probe_count(int vcpu_fd, struct probe_result *ret)
 {
-	uint64_t start;
-	int r = probe_start_timer();
+	uint64_t start, before, after;
+	int r = probe_guest_count(vcpu_fd, &before);
 
 	if (r)
 		return r;
@@ -77,7 +91,29 @@ static int probe_count(int vcpu_fd, struct probe_result *ret)
 		return -errno;
 	if (!r)
 		ret->exit_reason = probe_run->exit_reason ? probe_run->exit_reason : UINT32_MAX;
-	return probe_guest_count(vcpu_fd, &ret->insns);
+	r = probe_guest_count(vcpu_fd, &after);
+	ret->insns = after - before;
+	return r;
+}
+
+static int probe_count_best(int vcpu_fd, struct probe_result *ret)
+{
+	uint64_t end = util_now_ns() + PROBE_WARM_UP_NS;
+	int r = probe_start_timer();
+
+	for (int runs = 0; !r && runs < PROBE_RUNS;) {
+		struct probe_result run = *ret;
+
+		probe_run->immediate_exit = 0;
+		r = probe_count(vcpu_fd, &run);
+		if (r || run.exit_reason || probe_speed(&run) >= probe_speed(ret))
+			*ret = run;
+		if (run.exit_reason || probe_speed(ret) >= PROBE_NATIVE_INSN_PER_S)
+			break;
+		if (probe_speed(&run) >= PROBE_TELLING_INSN_PER_S || util_now_ns() > end)
+			runs++;
+	}
+	return r;
 }
 
 static int probe_vcpu(int kvm_fd, int vm_fd, struct probe_result *ret)
@@ -103,7 +139,7 @@ static int probe_vcpu(int kvm_fd, int vm_fd, struct probe_result *ret)
 	if (r)
 		return r;
 	snprintf(ret->step, sizeof(ret->step), "run it");
-	return probe_count(vcpu_fd, ret);
+	return probe_count_best(vcpu_fd, ret);
 }
 
 /* In the child; it exits right after, so nothing is closed. */
@@ -176,7 +212,7 @@ static void probe_judge(const struct probe_result *res, struct probe_kvm *ret)
 {
 	uint64_t mega;
 
-	ret->insn_per_s = res->ns ? (uint64_t)((double)res->insns * 1e9 / (double)res->ns) : 0;
+	ret->insn_per_s = probe_speed(res);
 	mega = ret->insn_per_s / 1000000;
 	if (ret->insn_per_s >= PROBE_NATIVE_INSN_PER_S) {
 		ret->state = PROBE_KVM_NATIVE;
