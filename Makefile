@@ -21,11 +21,12 @@ GUEST := build/guest
 INSTALL := build/install
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build guest host asan agent demo test bench lint fuzz coverage install clean
+.PHONY: help setup build guest host asan agent demo test test-nested bench lint fuzz coverage install clean
 
 help:
 	@echo 'make demo       run a container in its own virtual machine, under a private containerd'
 	@echo 'make test       everything that can be tested on this machine'
+	@echo 'make test-nested  the kvm backend, on the KVM of an emulated host'
 	@echo 'make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR): for the containerd of this machine'
 	@echo
 	@echo 'make build      host programs, agent, guest kernel and initrd, below build/'
@@ -90,6 +91,12 @@ test:
 	@scripts/make-images
 	@scripts/get-containerds
 	@tests/run
+
+test-nested:
+	@scripts/setup build run test
+	@$(MAKE) --no-print-directory build
+	@scripts/make-images
+	@tests/run --nested
 
 bench:
 	@scripts/setup build run

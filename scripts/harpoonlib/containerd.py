@@ -41,9 +41,11 @@ disabled_plugins = [{disabled}]
 HARPOON_CONF = """[vm]
 kernel = {kernel}
 initrd = {initrd}
+backend = {backend}
 
 [programs]
 fs_server = {fs_server}
+vmm = {vmm}
 qemu = {qemu}
 """
 
@@ -141,7 +143,9 @@ class Containerd:
             text = HARPOON_CONF.format(
                 kernel=paths.KERNEL,
                 initrd=paths.INITRD,
+                backend=os.environ.get("HARPOON_TEST_BACKEND", "auto"),
                 fs_server=self.build / "src/fs/harpoon-fs",
+                vmm=self.build / "src/vmm/harpoon-vmm",
                 qemu=paths.QEMU,
             )
         self.conf.write_text(text)

@@ -2,8 +2,9 @@
 
 The runtime is io.containerd.harpoon.v1 unless HARPOON_TEST_RUNTIME names another: what the tests say must hold
 for runc too (io.containerd.runc.v2), except for those marked `harpoon`. HARPOON_TEST_BUILD is the Meson build
-folder whose programs are used, HARPOON_TEST_CONTAINERD one of the containerds of harpoonlib.flavours. tests/run sets
-them and puts everything in namespaces of its own.
+folder whose programs are used, HARPOON_TEST_CONTAINERD one of the containerds of harpoonlib.flavours,
+HARPOON_TEST_BACKEND the hypervisor backend (auto without it), HARPOON_TEST_FOLDER where the work is done. tests/run
+sets them and puts everything in namespaces of its own.
 """
 
 import glob
@@ -32,6 +33,9 @@ IS_HARPOON = "harpoon" in RUNTIME
 CONTAINERD = os.environ.get("HARPOON_TEST_CONTAINERD", flavours.INSTALLED)
 # Emulated guests on a busy machine: no test waits this long in vain, and none is cut off for being slow.
 TEST_TIMEOUT = 300
+
+# About the nested host itself: there is nothing of it to test elsewhere.
+collect_ignore = [] if os.environ.get("HARPOON_TEST_LANE") == "nested" else ["test_nested_host.py"]
 
 _ids = itertools.count(1)
 
@@ -266,8 +270,8 @@ class Events:
 
 @pytest.fixture(scope="session")
 def work_folder():
-    """A folder of this session below build/, on a real file system (overlayfs needs one)."""
-    folder = paths.BUILD / "it" / secrets.token_hex(3)
+    """A folder of this session, below build/ unless told otherwise: on a real file system (overlayfs needs one)."""
+    folder = pathlib.Path(os.environ.get("HARPOON_TEST_FOLDER", paths.BUILD / "it")) / secrets.token_hex(3)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     yield folder
