@@ -2,9 +2,10 @@
  * Between devices and transports; see virtio.h for threads, locks and the life of a device.
  *
  * A queue that is not blocking: its kick eventfd is watched by the loop, queue_kick() runs under
- * dev->lock. A blocking queue: its worker sleeps in read(kick_fd); `run` says whether it may serve,
- * `busy` that it does. Stopping clears run and waits for !busy; the kick descriptor stays as it is, so
- * a kick is never lost by a stop, and one too many is harmless.
+ * dev->lock. A blocking queue: its workers sleep on one epoll, where the kick descriptor is watched by
+ * edge, so that each kick wakes one of them and nobody reads it; `run` says whether they may serve,
+ * `nr_busy` how many do. Stopping clears run and waits until none does; a kick that comes meanwhile wakes a
+ * worker for nothing, which is why starting kicks once.
  */
 #include "virtio.h"
 
@@ -18,6 +19,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "cleanup.h"
 #include "log.h"
 #include "util.h"
 
@@ -43,9 +45,55 @@ static void virtio_queue_wake(struct virtio_queue *q)
 static void virtio_queue_close(struct virtio_queue *q)
 {
 	loop_watch_remove(q->watch);
-	close(q->kick_fd);
+	cleanup_closep(&q->kick_fd);
+	cleanup_closep(&q->quit_fd);
+	cleanup_closep(&q->epoll_fd);
 	pthread_mutex_destroy(&q->lock);
 	pthread_cond_destroy(&q->idle);
+}
+
+static int virtio_queue_open_events(struct virtio_queue *q)
+{
+	struct epoll_event kick = {.events = EPOLLIN | EPOLLET};
+	struct epoll_event quit = {.events = EPOLLIN};
+
+	q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (q->kick_fd < 0)
+		return -errno;
+	if (!q->blocking)
+		return 0;
+	q->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	q->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (q->quit_fd < 0 || q->epoll_fd < 0 ||
+	    epoll_ctl(q->epoll_fd, EPOLL_CTL_ADD, q->kick_fd, &kick) < 0 ||
+	    epoll_ctl(q->epoll_fd, EPOLL_CTL_ADD, q->quit_fd, &quit) < 0)
+		return -errno;
+	return 0;
+}
+
+static int virtio_queue_open(struct virtio_queue *q, struct virtio_device *dev, unsigned int index,
+			     const struct virtio_queue_spec *spec)
+{
+	int r;
+
+	assert(spec->size_max && spec->size_max <= VIRTQ_SIZE_MAX);
+	assert(spec->nr_workers <= VIRTIO_WORKERS_MAX);
+	*q = (struct virtio_queue){
+		.dev = dev,
+		.index = index,
+		.size_max = spec->size_max,
+		.blocking = spec->blocking,
+		.nr_workers = spec->blocking ? MAX(spec->nr_workers, 1u) : 0,
+		.kick_fd = -1,
+		.quit_fd = -1,
+		.epoll_fd = -1,
+	};
+	pthread_mutex_init(&q->lock, NULL);
+	pthread_cond_init(&q->idle, NULL);
+	r = virtio_queue_open_events(q);
+	if (r)
+		virtio_queue_close(q);
+	return r;
 }
 
 int virtio_device_init(struct virtio_device *dev, const struct virtio_device_ops *ops,
@@ -53,26 +101,13 @@ int virtio_device_init(struct virtio_device *dev, const struct virtio_device_ops
 {
 	assert(info->nr_queues <= VIRTIO_QUEUES_MAX);
 	for (unsigned int i = 0; i < info->nr_queues; i++) {
-		struct virtio_queue *q = &dev->queues[i];
-		bool blocking = info->queues[i].blocking;
+		int r = virtio_queue_open(&dev->queues[i], dev, i, &info->queues[i]);
 
-		assert(info->queues[i].size_max && info->queues[i].size_max <= VIRTQ_SIZE_MAX);
-		*q = (struct virtio_queue){
-			.dev = dev,
-			.index = i,
-			.size_max = info->queues[i].size_max,
-			.blocking = blocking,
-			.kick_fd = eventfd(0, EFD_CLOEXEC | (blocking ? 0 : EFD_NONBLOCK)),
-		};
-		if (q->kick_fd < 0) {
-			int r = err_set(err, -errno, "make an event descriptor for %s", info->name);
-
-			while (i--)
-				virtio_queue_close(&dev->queues[i]);
-			return r;
-		}
-		pthread_mutex_init(&q->lock, NULL);
-		pthread_cond_init(&q->idle, NULL);
+		if (!r)
+			continue;
+		while (i--)
+			virtio_queue_close(&dev->queues[i]);
+		return err_set(err, r, "make an event descriptor for %s", info->name);
 	}
 	dev->ops = ops;
 	dev->info = *info;
@@ -174,28 +209,45 @@ static void virtio_queue_on_kick(void *ctx, uint32_t events)
 		virtio_queue_wake(q);
 }
 
-/* May the worker serve now? It then has to say virtio_worker_leave(). */
+/* May this worker serve now? It then has to say virtio_worker_leave(). */
 static bool virtio_worker_enter(struct virtio_queue *q)
 {
 	bool run;
 
 	pthread_mutex_lock(&q->lock);
 	run = q->run && !q->quit;
-	q->busy = run;
+	q->nr_busy += run;
 	pthread_mutex_unlock(&q->lock);
 	return run;
 }
 
-static bool virtio_worker_leave(struct virtio_queue *q)
+static void virtio_worker_leave(struct virtio_queue *q)
+{
+	pthread_mutex_lock(&q->lock);
+	if (!--q->nr_busy)
+		pthread_cond_broadcast(&q->idle);
+	pthread_mutex_unlock(&q->lock);
+}
+
+static bool virtio_worker_must_quit(struct virtio_queue *q)
 {
 	bool quit;
 
 	pthread_mutex_lock(&q->lock);
-	q->busy = false;
 	quit = q->quit;
-	pthread_cond_broadcast(&q->idle);
 	pthread_mutex_unlock(&q->lock);
 	return quit;
+}
+
+void virtio_queue_wake_other(struct virtio_queue *q)
+{
+	bool asleep;
+
+	pthread_mutex_lock(&q->lock);
+	asleep = q->nr_busy < q->nr_workers;
+	pthread_mutex_unlock(&q->lock);
+	if (asleep)
+		virtio_queue_wake(q);
 }
 
 static void *virtio_worker(void *arg)
@@ -203,24 +255,22 @@ static void *virtio_worker(void *arg)
 	struct virtio_worker_start start = *(struct virtio_worker_start *)arg;
 	struct virtio_queue *q = start.q;
 	char name[16];
-	bool quit = false;
 
 	free(arg);
 	snprintf(name, sizeof(name), "%.12s-%u", q->dev->info.name, q->index % 10);
 	pthread_setname_np(pthread_self(), name);
 	if (start.env->thread_init)
 		start.env->thread_init(start.env->ctx, name);
-	while (!quit) {
-		uint64_t count;
+	while (!virtio_worker_must_quit(q)) {
+		struct epoll_event event;
 		bool again = true;
 
-		if (read(q->kick_fd, &count, sizeof(count)) < 0 && errno != EINTR)
+		if (epoll_wait(q->epoll_fd, &event, 1, -1) < 0 && errno != EINTR)
 			break;
 		while (again && virtio_worker_enter(q)) {
 			again = q->dev->ops->queue_kick(q->dev, q->index);
-			quit = virtio_worker_leave(q);
+			virtio_worker_leave(q);
 		}
-		quit = virtio_worker_leave(q);
 	}
 	return NULL;
 }
@@ -229,7 +279,7 @@ static void virtio_worker_stop(struct virtio_queue *q)
 {
 	pthread_mutex_lock(&q->lock);
 	q->run = false;
-	while (q->busy)
+	while (q->nr_busy)
 		pthread_cond_wait(&q->idle, &q->lock);
 	pthread_mutex_unlock(&q->lock);
 }
@@ -243,28 +293,33 @@ static void virtio_worker_go(struct virtio_queue *q)
 
 static void virtio_worker_end(struct virtio_queue *q)
 {
-	if (!q->has_thread)
+	const uint64_t one = 1;
+
+	if (!q->nr_threads)
 		return;
 	pthread_mutex_lock(&q->lock);
 	q->quit = true;
 	pthread_mutex_unlock(&q->lock);
-	virtio_queue_wake(q);
-	pthread_join(q->thread, NULL);
-	q->has_thread = false;
+	if (write(q->quit_fd, &one, sizeof(one)) < 0)
+		log_err("virtio", "%s: the threads of a queue do not end: %m", q->dev->info.name);
+	while (q->nr_threads)
+		pthread_join(q->threads[--q->nr_threads], NULL);
 }
 
 static int virtio_worker_begin(struct virtio_queue *q, const struct virtio_env *env)
 {
-	struct virtio_worker_start *start = xcalloc(1, sizeof(*start));
-	int r;
+	while (q->nr_threads < q->nr_workers) {
+		struct virtio_worker_start *start = xcalloc(1, sizeof(*start));
+		int r;
 
-	*start = (struct virtio_worker_start){.q = q, .env = env};
-	r = pthread_create(&q->thread, NULL, virtio_worker, start);
-	if (r) {
-		free(start);
-		return -r;
+		*start = (struct virtio_worker_start){.q = q, .env = env};
+		r = pthread_create(&q->threads[q->nr_threads], NULL, virtio_worker, start);
+		if (r) {
+			free(start);
+			return -r;
+		}
+		q->nr_threads++;
 	}
-	q->has_thread = true;
 	return 0;
 }
 

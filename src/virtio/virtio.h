@@ -9,13 +9,15 @@
  * virtio_device_activate() at DRIVER_OK <-> virtio_device_reset(), any number of times -> free, on the
  * loop's thread, when no vCPU runs any more.
  *
- * Threads. Three kinds: the loop's thread, vCPU threads, and one worker thread for each queue that is
- * declared `blocking`.
+ * Threads. Three kinds: the loop's thread, vCPU threads, and the worker threads of each queue that is
+ * declared `blocking`: one, unless it asks for more.
  *   - dev->lock guards the device's own state and every queue that is not blocking. It is held around
  *     each op that says so; a device takes it itself (virtio_device_lock) in its own callbacks from the
  *     loop. Under it nothing blocks and no foreign callback is called.
  *   - A blocking queue belongs to its worker thread while its queue_kick() runs, and to nobody else
  *     between: reset and quiesce wait for the call to return.
+ *   - A blocking queue with several workers belongs to all of them: queue_kick() runs on any number of
+ *     them at a time, and the device has a lock of its own around the virtq_ calls.
  *   - Order of locks: the transport's registers -> dev->lock or a worker's lock -> the transport's
  *     interrupt lock (a leaf; notify_* may be called under any of the others).
  *
@@ -35,6 +37,7 @@
 #include "virtq.h"
 
 #define VIRTIO_QUEUES_MAX 8
+#define VIRTIO_WORKERS_MAX 8
 
 struct virtio_device;
 struct virtio_transport;
@@ -97,18 +100,24 @@ struct virtio_queue {
 	unsigned int index;
 	uint16_t size_max;
 	bool blocking;
-	int kick_fd; /* eventfd, owned: ioeventfd target; blocking when the queue is */
+	int kick_fd; /* eventfd, owned, non-blocking: ioeventfd target */
 	struct loop_watch *watch;
-	/* The worker of a blocking queue; the lock guards the four booleans. */
-	pthread_t thread;
+	unsigned int nr_workers; /* of a blocking queue */
+	/* The workers of a blocking queue; the lock guards run, quit and nr_busy. */
+	int epoll_fd; /* owned: kick_fd by edge, so that a kick wakes one of them, and quit_fd */
+	int quit_fd;  /* owned: eventfd that wakes all of them, for good */
+	pthread_t threads[VIRTIO_WORKERS_MAX];
+	unsigned int nr_threads; /* started */
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
-	bool has_thread, run, busy, quit;
+	unsigned int nr_busy;
+	bool run, quit;
 };
 
 struct virtio_queue_spec {
-	uint16_t size_max; /* power of two, at most VIRTQ_SIZE_MAX */
-	bool blocking;	   /* serving a request may sleep: a worker thread of its own */
+	uint16_t size_max;  /* power of two, at most VIRTQ_SIZE_MAX */
+	bool blocking;	    /* serving a request may sleep: worker threads of its own */
+	uint8_t nr_workers; /* how many, at most VIRTIO_WORKERS_MAX; 0 means one */
 };
 
 struct virtio_device_info {
@@ -149,6 +158,11 @@ void virtio_device_unlock(struct virtio_device *dev);
 
 /* Was the feature bit (VIRTIO_x_F_y) agreed on? Constant while the device is active. */
 bool virtio_device_has(const struct virtio_device *dev, unsigned int bit);
+/*
+ * By a worker that takes a request while more wait: wakes another one, if there is one asleep. (What is
+ * waiting has been kicked for already, and that kick woke this one.)
+ */
+void virtio_queue_wake_other(struct virtio_queue *q);
 /* After pushes, by the queue's owner: interrupts the guest if it wants to be. */
 void virtio_queue_notify(struct virtio_queue *q);
 /*
