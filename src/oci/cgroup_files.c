@@ -103,7 +103,7 @@ static int oci_memory_convert(struct json_ctx *ctx, const struct oci_raw *raw,
 	return r;
 }
 
-static uint64_t oci_cpu_weight(uint64_t shares)
+uint64_t oci_cpu_weight(uint64_t shares)
 {
 	double l;
 
@@ -166,6 +166,7 @@ static int oci_cpu_convert(struct json_ctx *ctx, const struct oci_raw *raw,
 {
 	int r = oci_cpu_check(ctx, raw);
 
+	ret->cpu_shares = raw->shares;
 	ret->cpu_quota = raw->quota;
 	ret->cpu_period = raw->period || raw->quota <= 0 ? raw->period : OCI_CPU_PERIOD_DEFAULT;
 	if (r >= 0)

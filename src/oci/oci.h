@@ -143,6 +143,7 @@ struct oci_resources {
 	int64_t memory_limit;	       /* bytes, -1 = unlimited, 0 = not set */
 	int64_t cpu_quota;	       /* us per period, <= 0 = no limit */
 	uint64_t cpu_period;	       /* us; 0 = not set, and then there is no quota */
+	uint64_t cpu_shares;	       /* 0 = not set */
 	struct oci_cgroup_file *files; /* memory.max, cpu.max, cpu.weight, pids.max, ... */
 	size_t nr_files;
 	struct oci_cgroup_file *host_files;
@@ -219,6 +220,8 @@ const struct oci_namespace *oci_spec_namespace(const struct oci_spec *s, int fla
 /* A process alone (Exec's spec). */
 int oci_process_parse(const char *json, size_t len, struct oci_process **ret, struct err *err);
 void oci_process_free(struct oci_process *p);
+/* cpu.weight of cgroup v2 for the spec's CPU shares. */
+uint64_t oci_cpu_weight(uint64_t shares);
 /* linux.resources alone (Update). */
 int oci_resources_parse(const char *json, size_t len, struct oci_resources **ret, struct err *err);
 void oci_resources_free(struct oci_resources *r);

@@ -4,6 +4,7 @@
  *   shim       pid and start time of the shim that serves the container
  *   task       pid of the VM; how the container ended, once it has
  *   processes  the VM's processes (written by src/hv)
+ *   cgroup     the folders of the host's cgroup (hostcgroup.c)
  *   vm.json    what people may want to know: backend, boot time, memory
  *
  * Every file is replaced as a whole, and every reader takes a missing, empty or torn one as "nothing there".

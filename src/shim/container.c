@@ -18,6 +18,7 @@
 #include "bundle.h"
 #include "cleanup.h"
 #include "containerd_events.pb-c.h"
+#include "hostcgroup.h"
 #include "log.h"
 #include "mounts.h"
 #include "mux.h"
@@ -83,6 +84,7 @@ void container_free(struct container *c)
 		free(p);
 	}
 	process_done(&c->init);
+	hostcgroup_free(take_ptr(&c->cgroup));
 	if (c->bundle_fd >= 0 && mounts_unmount_rootfs(c->bundle_fd, &err))
 		log_err("shim", "%s", err.msg);
 	cleanup_closep(&c->state_fd);

@@ -44,7 +44,9 @@ struct container {
 	int bundle_fd, state_fd;
 	struct oci_spec *spec;
 	enum container_phase phase;
-	struct create *create; /* while CREATING */
+	struct create *create;	   /* while CREATING */
+	struct hostcgroup *cgroup; /* NULL = the host has none */
+	uint64_t mem_bytes;	   /* of the VM */
 	struct hv_vm *vm;
 	struct agent_client *agent;
 	pid_t pid; /* of the VM; kept when it is gone */

@@ -29,6 +29,8 @@
 #include "cleanup.h"
 #include "container.h"
 #include "containerd_events.pb-c.h"
+#include "hostcgroup.h"
+#include "hostlimits.h"
 #include "io.h"
 #include "log.h"
 #include "mounts.h"
@@ -201,7 +203,7 @@ static void create_finish(struct container *c)
 	w = bundle_task_write(c->state_fd, &task);
 	if (w)
 		err_set(&err, w, "write the container's state");
-	else
+	else if (!hostlimits_set_running(c, &err))
 		taskio_attach(&c->init.io, c->vm, container_check_quiet, c, &err);
 	if (err.code) {
 		create_fail(c, &err);
@@ -357,6 +359,8 @@ static int create_start_vm(struct container *c, struct err *err)
 
 	if (!r)
 		r = create_open_netns(c, err);
+	if (!r)
+		r = hostlimits_make_cgroup(c, err);
 	if (r)
 		return r;
 	params = (struct hv_params){.config = &c->shim->config,
@@ -366,7 +370,11 @@ static int create_start_vm(struct container *c, struct err *err)
 				    .netns_fd = c->create->netns_fd,
 				    .nr_vcpus = size.nr_vcpus,
 				    .mem_bytes = size.mem_bytes};
+	params.cgroup_fds = hostcgroup_fds(c->cgroup, &params.nr_cgroup_fds);
+	c->mem_bytes = size.mem_bytes;
 	r = hv_vm_new(c->shim->loop, &params, &callbacks, c, &c->vm, err);
+	if (!r)
+		r = hostlimits_set_boot(c, err);
 	if (!r)
 		r = hv_vm_start(c->vm, err);
 	if (!r)

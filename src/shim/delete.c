@@ -5,6 +5,7 @@
  *
  *   the shim, if it still lives      given a moment, then killed; its children die with it
  *   the VM's processes               from <bundle>/harpoon/processes
+ *   the host's cgroup                from <bundle>/harpoon/cgroup: emptied, removed
  *   poststop hooks                   if the container was never deleted in order
  *   <bundle>/rootfs, socket, state   removed
  *
@@ -25,6 +26,7 @@
 #include "cleanup.h"
 #include "containerd_task.pb-c.h"
 #include "hooks.h"
+#include "hostcgroup.h"
 #include "hv.h"
 #include "io.h"
 #include "log.h"
@@ -106,6 +108,8 @@ static int delete_state(int bundle_fd, const char *bundle, const char *id,
 	bundle_task_read(state_fd, ret_task);
 	delete_end_shim(state_fd);
 	r = hv_cleanup_state(state_fd, err);
+	if (!r)
+		r = hostcgroup_cleanup_state(state_fd, err);
 	/* The shim may have noted the end while it was ending. */
 	bundle_task_read(state_fd, &after);
 	if (after.exited)

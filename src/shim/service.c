@@ -11,6 +11,7 @@
 
 #include "container.h"
 #include "containerd_task.pb-c.h"
+#include "hostlimits.h"
 #include "log.h"
 #include "stats.h"
 #include "util.h"
@@ -278,6 +279,11 @@ static void service_update(struct rpc_call *call, const ProtobufCMessage *m, voi
 	if (oci_resources_parse((const char *)req->resources->value.data, req->resources->value.len,
 				&res, &err)) {
 		rpc_fail(call, RPC_INVALID_ARGUMENT, "update: %s", err.msg);
+		return;
+	}
+	if (hostlimits_update(c, res, &err)) {
+		oci_resources_free(res);
+		rpc_fail_err(call, &err);
 		return;
 	}
 	out = vmreq_update_new(c->id, res);

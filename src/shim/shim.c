@@ -19,6 +19,7 @@
 #include "bundle.h"
 #include "cleanup.h"
 #include "container.h"
+#include "hostcgroup.h"
 #include "log.h"
 #include "service.h"
 
@@ -145,6 +146,7 @@ int shim_serve(const struct shim_params *params, struct err *err)
 	struct shim s = {.namespace_ = params->args->namespace_,
 			 .id = params->args->id,
 			 .signal_fd = -1,
+			 .cgroup_host = &hostcgroup_real,
 			 .bundle_fd = params->bundle_fd};
 	int r;
 

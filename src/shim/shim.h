@@ -23,7 +23,9 @@ struct shim {
 	struct rpc_server *server;
 	struct publisher *events;
 	struct container *container; /* NULL = none */
-	bool stopping;		     /* the way out has begun */
+	const struct hostcgroup_host
+		*cgroup_host; /* where the host's cgroups are; NULL = nowhere */
+	bool stopping;	      /* the way out has begun */
 	int signal_fd;
 	struct loop_watch *signal_watch;
 	struct loop_timer stop_timer;

@@ -1,0 +1,15 @@
+/*
+ * What of linux.resources the host keeps for a container's VM as a whole: see hostlimits.c for which number goes
+ * where. Thread: the loop's. Without cgroups on the host all of it is nothing.
+ */
+#pragma once
+
+#include "container.h"
+
+/* The cgroup of linux.cgroupsPath. Before hv_vm_new(). */
+int hostlimits_make_cgroup(struct container *c, struct err *err);
+/* Everything but the CPU quota. Before hv_vm_start(). */
+int hostlimits_set_boot(struct container *c, struct err *err);
+/* The CPU quota. When the guest is up. */
+int hostlimits_set_running(struct container *c, struct err *err);
+int hostlimits_update(struct container *c, const struct oci_resources *r, struct err *err);
