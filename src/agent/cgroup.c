@@ -111,9 +111,35 @@ int cgroup_write(int fd, const char *name, const char *value, struct err *err)
 
 int cgroup_write_files(int fd, AGENT_PB(CgroupFile) *const *files, size_t nr, struct err *err)
 {
-	for (size_t i = 0; i < nr; i++)
+	for (size_t i = 0; i < nr; i++) {
+		if (files[i]->optional && faccessat(fd, files[i]->name, F_OK, 0) && errno == ENOENT)
+			continue;
 		if (cgroup_write(fd, files[i]->name, files[i]->value, err))
 			return err->code;
+	}
+	return 0;
+}
+
+int cgroup_check_memory(int fd, AGENT_PB(CgroupFile) *const *files, size_t nr, struct err *err)
+{
+	cleanup_free char *text = NULL;
+	unsigned long long used, max;
+
+	if (cgroup_read(fd, "memory.current", &text))
+		return 0;
+	used = strtoull(text, NULL, 10);
+	for (size_t i = 0; i < nr; i++) {
+		const char *value = files[i]->value;
+
+		if (strcmp(files[i]->name, "memory.max") != 0 || *value < '0' || *value > '9')
+			continue;
+		max = strtoull(value, NULL, 10);
+		if (max < used)
+			return err_say(err, -EBUSY,
+				       "memory limit %llu is below the %llu bytes in use "
+				       "(checkBeforeUpdate)",
+				       max, used);
+	}
 	return 0;
 }
 

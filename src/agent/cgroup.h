@@ -24,6 +24,8 @@ int cgroup_create(const char *base, const char *id, int *ret_fd, struct err *err
 int cgroup_remove(const char *base, const char *id);
 int cgroup_write(int fd, const char *name, const char *value, struct err *err);
 int cgroup_write_files(int fd, AGENT_PB(CgroupFile) *const *files, size_t nr, struct err *err);
+/* -EBUSY when the files would set a memory.max below what is used now. */
+int cgroup_check_memory(int fd, AGENT_PB(CgroupFile) *const *files, size_t nr, struct err *err);
 /* Content of a file, new; -ENOENT when its controller is missing. */
 int cgroup_read(int fd, const char *name, char **ret);
 /* Pids of the folder and all below: new array. */

@@ -28,8 +28,11 @@
 #include "identity.h"
 #include "io.h"
 #include "lookup.h"
+#include "priority.h"
+#include "request.h"
 #include "rootfs.h"
 #include "rootpath.h"
+#include "starthook.h"
 
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC (1u << 2)
@@ -151,6 +154,48 @@ static int child_raise_loopback(const struct plan *plan, struct err *err)
 	return 0;
 }
 
+/* One line for each clock; the kernel takes them in one write, before the first process is inside. */
+static int child_write_offsets(const struct plan *plan, const char *proc, struct err *err)
+{
+	const AGENT_PB(CreateContainerRequest) *c = plan->create;
+	cleanup_free char *path = xasprintf("%s/self/timens_offsets", proc);
+	cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
+	char text[REQUEST_CLOCKS_MAX * 64] = "";
+	int e;
+
+	for (size_t i = 0; i < c->n_time_offsets; i++)
+		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%u %lld %u\n",
+			 c->time_offsets[i]->clock, (long long)c->time_offsets[i]->secs,
+			 c->time_offsets[i]->nanosecs);
+	e = fd < 0 ? -errno : io_write_full(fd, text, strlen(text));
+	return e ? err_set(err, e, "set the clocks of the time namespace") : 0;
+}
+
+/*
+ * An undumpable process in a user namespace may not write its own files in /proc. Nobody else is in the
+ * new pid namespace yet, so nobody can use the moment.
+ */
+static int child_enter_time(const struct plan *plan, struct err *err)
+{
+	const char *proc = plan->params->proc_dir;
+	cleanup_free char *path = xasprintf("%s/self/ns/time_for_children", proc);
+	cleanup_close int fd = -1;
+	int e = 0;
+
+	if (!(plan->namespaces & CLONE_NEWTIME))
+		return 0;
+	if (sys_unshare(CLONE_NEWTIME))
+		return err_set(err, -errno, "new time namespace");
+	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+	if (plan->create->n_time_offsets)
+		e = child_write_offsets(plan, proc, err);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	if (!e && (fd < 0 || sys_setns(fd, CLONE_NEWTIME)))
+		e = err_set(err, -errno, "enter the new time namespace");
+	return e;
+}
+
 static int child_open_null(int root_fd, struct err *err)
 {
 	cleanup_close int fd = rootpath_open(root_fd, "/dev/null", O_PATH);
@@ -226,8 +271,9 @@ static int child_become_process(const struct plan *plan, char ***ret_env, char *
 
 	if (root_fd < 0)
 		return err_set(err, -errno, "open the container's root");
-	if (identity_set_rlimits(p, err) || child_enter_cwd(root_fd, p->cwd, err) ||
-	    lookup_env(p, root_fd, ret_env, err) || identity_apply(p, err))
+	if (priority_apply(p, err) || identity_set_rlimits(p, err) ||
+	    child_enter_cwd(root_fd, p->cwd, err) || lookup_env(p, root_fd, ret_env, err) ||
+	    identity_apply(p, err))
 		return err->code;
 	/* Changing ids made the process dumpable or not as the sysctl says. */
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
@@ -240,15 +286,18 @@ HARPOON_NORETURN static void child_finish(const struct plan *plan, int master_fd
 	char **args = xcalloc(plan->process->n_args + 1, sizeof(*args));
 	char path[PATH_MAX];
 	struct err err = {0};
+	int state_fd = -1;
 
 	memcpy(args, plan->process->args, plan->process->n_args * sizeof(*args));
-	if (child_become_process(plan, &env, path, &err))
+	if (child_become_process(plan, &env, path, &err) ||
+	    (plan->create && starthook_prepare(plan->create, &state_fd, &err)))
 		child_fail(plan, &err);
 	child_report(plan, CHILD_READY, 0, "", master_fd);
 	child_wait_order(plan, CHILD_START);
 	/* Everything of ours was opened so; this is for what a mistake may have left. */
 	sys_close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
-	if (identity_seal(plan->process, &err))
+	if (identity_seal(plan->process, &err) ||
+	    (plan->create && starthook_run(plan->create, state_fd, &err)))
 		child_fail(plan, &err);
 	execve(path, args, env);
 	err_say(&err, -errno, "exec: \"%s\": %s", plan->process->args[0],
@@ -290,8 +339,9 @@ static int child_build(const struct plan *plan, struct console *con, struct err 
 	/* After the move into the cgroup, which the fork did: it is the namespace's root. */
 	if ((plan->namespaces & CLONE_NEWCGROUP) && sys_unshare(CLONE_NEWCGROUP))
 		return err_set(err, -errno, "new cgroup namespace");
-	if (child_join_keyring(plan, err) || child_set_names(plan, err) ||
-	    child_raise_loopback(plan, err) || child_build_root(plan, &r, con, err))
+	if (child_enter_time(plan, err) || child_join_keyring(plan, err) ||
+	    child_set_names(plan, err) || child_raise_loopback(plan, err) ||
+	    child_build_root(plan, &r, con, err))
 		return err->code;
 	null = child_open_null(r.root_fd, err);
 	if (null < 0 || child_set_stdio(plan, con->slave_fd, null, err))

@@ -124,29 +124,40 @@ void container_destroy(struct container *c)
 }
 
 /* The block device behind a mount's source: the child that mounts it is under the filter, too. */
-static bool container_block_device(const char *path, struct devfilter_device *ret)
+static bool container_block_device(const char *path, struct devfilter_rule *ret)
 {
 	struct stat st;
 
 	if (strncmp(path, "/dev/", 5) != 0 || stat(path, &st) || !S_ISBLK(st.st_mode))
 		return false;
-	*ret = (struct devfilter_device){S_IFBLK, major(st.st_rdev), minor(st.st_rdev)};
+	*ret = (struct devfilter_rule){S_IFBLK, major(st.st_rdev), minor(st.st_rdev),
+				       DEVFILTER_READ | DEVFILTER_WRITE, true};
 	return true;
 }
 
-/* Without devices of its own the filter of the folder above serves. */
+static struct devfilter_rule container_device_rule(const AGENT_PB(DeviceRule) * d)
+{
+	return (struct devfilter_rule){
+		.kind = d->type == 'a'	 ? 0
+			: d->type == 'b' ? S_IFBLK
+					 : S_IFCHR,
+		.major = d->major < 0 ? DEVFILTER_ANY : (uint32_t)d->major,
+		.minor = d->minor < 0 ? DEVFILTER_ANY : (uint32_t)d->minor,
+		.access = d->access,
+		.allow = d->allow,
+	};
+}
+
+/* Without rules of its own the filter of the folder above serves. */
 static int container_filter_devices(const struct container *c,
 				    const AGENT_PB(CreateContainerRequest) * r, struct err *err)
 {
-	cleanup_free struct devfilter_device *v = xcalloc(r->n_devices + r->n_mounts, sizeof(*v));
+	cleanup_free struct devfilter_rule *v =
+		xcalloc(r->n_device_rules + r->n_mounts, sizeof(*v));
 	size_t nr = 0;
 
-	for (size_t i = 0; i < r->n_devices; i++) {
-		const AGENT_PB(Device) *d = r->devices[i];
-
-		if (S_ISCHR(d->mode) || S_ISBLK(d->mode))
-			v[nr++] = (struct devfilter_device){d->mode & S_IFMT, d->major, d->minor};
-	}
+	for (size_t i = 0; i < r->n_device_rules; i++)
+		v[nr++] = container_device_rule(r->device_rules[i]);
 	for (size_t i = 0; i < r->n_mounts; i++)
 		nr += container_block_device(r->mounts[i]->source, &v[nr]);
 	return nr ? devfilter_attach(c->cgroup_fd, v, nr, &c->agent->channel, err) : 0;

@@ -1,12 +1,15 @@
 /*
  * Device filters; see devfilter.h. The program is written instruction by instruction:
  *
- *   r2 = type, r3 = access, r4 = major, r5 = minor      of the device that is being used
- *   for each rule: does everything match? r0 = its verdict, exit
+ *   r2 = type, r3 = access not decided yet, r4 = major, r5 = minor      of the device that is being used
+ *   for each rule, the last one first: does the device match?
+ *     allowing: take its kinds of access off r3; nothing left: r0 = 1, exit
+ *     denying:  any of them in r3: r0 = 0, exit
  *   r0 = 0, exit
  */
 #include "devfilter.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -18,18 +21,16 @@
 #include "cleanup.h"
 #include "util.h"
 
-#define DEVFILTER_ANY UINT32_MAX
 #define DEVFILTER_ACCESS_ALL (BPF_DEVCG_ACC_MKNOD | BPF_DEVCG_ACC_READ | BPF_DEVCG_ACC_WRITE)
 #define DEVFILTER_HEAD_INSNS 6
 #define DEVFILTER_RULE_INSNS 8
 #define DEVFILTER_TAIL_INSNS 2
 
-struct devfilter_rule {
-	uint32_t kind, major, minor, access;
-	bool allow;
-};
+static_assert(DEVFILTER_MKNOD == BPF_DEVCG_ACC_MKNOD && DEVFILTER_READ == BPF_DEVCG_ACC_READ &&
+		      DEVFILTER_WRITE == BPF_DEVCG_ACC_WRITE,
+	      "rules are passed on as they are");
 
-/* The OCI runtime spec's default devices, terminals, and any mknod. */
+/* After all others, as in runc: the OCI runtime spec's default devices, terminals, and any mknod. */
 static const struct devfilter_rule devfilter_defaults[] = {
 	{S_IFCHR, DEVFILTER_ANY, DEVFILTER_ANY, BPF_DEVCG_ACC_MKNOD, true},
 	{S_IFBLK, DEVFILTER_ANY, DEVFILTER_ANY, BPF_DEVCG_ACC_MKNOD, true},
@@ -78,28 +79,48 @@ static void devfilter_emit_unless(struct devfilter_program *p, uint8_t reg, uint
 		       (int32_t)imm);
 }
 
+static void devfilter_emit_verdict(struct devfilter_program *p, bool allow)
+{
+	devfilter_emit(p, BPF_ALU | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, allow);
+	devfilter_emit(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+}
+
 static void devfilter_emit_rule(struct devfilter_program *p, const struct devfilter_rule *r)
 {
-	bool some_access = r->access != DEVFILTER_ACCESS_ALL;
-	size_t end = p->nr + 3 + (some_access ? 3 : 0) + (r->major != DEVFILTER_ANY) +
-		     (r->minor != DEVFILTER_ANY);
+	bool all = r->access == DEVFILTER_ACCESS_ALL;
+	size_t end = p->nr + (r->kind != 0) + (r->major != DEVFILTER_ANY) +
+		     (r->minor != DEVFILTER_ANY) + 2 +
+		     (all	 ? 0
+		      : r->allow ? 2
+				 : 3);
 
-	devfilter_emit_unless(p, BPF_REG_2,
-			      S_ISBLK(r->kind) ? BPF_DEVCG_DEV_BLOCK : BPF_DEVCG_DEV_CHAR, end);
-	if (some_access) {
-		devfilter_emit(p, BPF_ALU | BPF_MOV | BPF_X, BPF_REG_1, BPF_REG_3, 0, 0);
-		devfilter_emit(p, BPF_ALU | BPF_AND | BPF_K, BPF_REG_1, 0, 0, (int32_t)~r->access);
-		devfilter_emit_unless(p, BPF_REG_1, 0, end);
-	}
+	if (r->kind)
+		devfilter_emit_unless(p, BPF_REG_2,
+				      S_ISBLK(r->kind) ? BPF_DEVCG_DEV_BLOCK : BPF_DEVCG_DEV_CHAR,
+				      end);
 	if (r->major != DEVFILTER_ANY)
 		devfilter_emit_unless(p, BPF_REG_4, r->major, end);
 	if (r->minor != DEVFILTER_ANY)
 		devfilter_emit_unless(p, BPF_REG_5, r->minor, end);
-	devfilter_emit(p, BPF_ALU | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, r->allow);
-	devfilter_emit(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	if (!all && r->allow) {
+		devfilter_emit(p, BPF_ALU | BPF_AND | BPF_K, BPF_REG_3, 0, 0, (int32_t)~r->access);
+		devfilter_emit_unless(p, BPF_REG_3, 0, end);
+	} else if (!all) {
+		devfilter_emit(p, BPF_ALU | BPF_MOV | BPF_X, BPF_REG_1, BPF_REG_3, 0, 0);
+		devfilter_emit(p, BPF_ALU | BPF_AND | BPF_K, BPF_REG_1, 0, 0, (int32_t)r->access);
+		devfilter_emit(p, BPF_JMP32 | BPF_JEQ | BPF_K, BPF_REG_1, 0,
+			       (int16_t)(end - p->nr - 1), 0);
+	}
+	devfilter_emit_verdict(p, r->allow);
 }
 
-static void devfilter_build(struct devfilter_program *p, const struct devfilter_device *devices,
+static bool devfilter_decides_all(const struct devfilter_rule *r)
+{
+	return !r->kind && r->major == DEVFILTER_ANY && r->minor == DEVFILTER_ANY &&
+	       r->access == DEVFILTER_ACCESS_ALL;
+}
+
+static void devfilter_build(struct devfilter_program *p, const struct devfilter_rule *rules,
 			    size_t nr, const struct devfilter_device *denied)
 {
 	devfilter_emit_head(p);
@@ -107,14 +128,15 @@ static void devfilter_build(struct devfilter_program *p, const struct devfilter_
 		devfilter_emit_rule(p, &(struct devfilter_rule){denied->kind, denied->major,
 								denied->minor, DEVFILTER_ACCESS_ALL,
 								false});
-	for (size_t i = 0; i < ARRAY_SIZE(devfilter_defaults); i++)
-		devfilter_emit_rule(p, &devfilter_defaults[i]);
-	for (size_t i = 0; i < nr; i++)
-		devfilter_emit_rule(p, &(struct devfilter_rule){devices[i].kind, devices[i].major,
-								devices[i].minor,
-								DEVFILTER_ACCESS_ALL, true});
-	devfilter_emit(p, BPF_ALU | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, 0);
-	devfilter_emit(p, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	for (size_t i = ARRAY_SIZE(devfilter_defaults); i > 0; i--)
+		devfilter_emit_rule(p, &devfilter_defaults[i - 1]);
+	for (size_t i = nr; i > 0; i--) {
+		devfilter_emit_rule(p, &rules[i - 1]);
+		/* Nothing comes past it, and the kernel refuses instructions that nothing reaches. */
+		if (devfilter_decides_all(&rules[i - 1]))
+			return;
+	}
+	devfilter_emit_verdict(p, false);
 }
 
 static int devfilter_bpf(int cmd, union bpf_attr *attr)
@@ -134,7 +156,7 @@ static int devfilter_load(const struct devfilter_program *p)
 	return devfilter_bpf(BPF_PROG_LOAD, &attr);
 }
 
-int devfilter_attach(int cgroup_fd, const struct devfilter_device *devices, size_t nr,
+int devfilter_attach(int cgroup_fd, const struct devfilter_rule *given, size_t nr,
 		     const struct devfilter_device *denied, struct err *err)
 {
 	size_t rules = ARRAY_SIZE(devfilter_defaults) + nr + 1;
@@ -145,7 +167,7 @@ int devfilter_attach(int cgroup_fd, const struct devfilter_device *devices, size
 	cleanup_close int prog_fd = -1;
 	union bpf_attr attr;
 
-	devfilter_build(&p, devices, nr, denied);
+	devfilter_build(&p, given, nr, denied);
 	prog_fd = devfilter_load(&p);
 	if (prog_fd < 0)
 		return err_set(err, -errno, "load the device filter (%zu instructions)", p.nr);

@@ -13,10 +13,12 @@
 
 #include "mux.h"
 
+#define REQUEST_NEWTIME 0x00000080u
+
 #define REQUEST_NAMESPACES \
 	(0x00020000u /* NEWNS */ | 0x02000000u /* NEWCGROUP */ | 0x04000000u /* NEWUTS */ | \
 	 0x08000000u /* NEWIPC */ | 0x10000000u /* NEWUSER */ | 0x20000000u /* NEWPID */ | \
-	 0x40000000u /* NEWNET */)
+	 0x40000000u /* NEWNET */ | REQUEST_NEWTIME)
 
 static bool request_is_alnum(char c)
 {
@@ -126,6 +128,19 @@ static int request_check_seccomp(const AGENT_PB(Process) * p, struct err *err)
 	return 0;
 }
 
+/* The kernel knows its policies; what is here is what we count on. */
+static int request_check_priority(const AGENT_PB(Process) * p, struct err *err)
+{
+	const AGENT_PB(Scheduler) *s = p->scheduler;
+
+	if (s && (s->nice < -20 || s->nice > 19 || s->priority > 99))
+		return err_say(err, -EINVAL, "scheduler: nice %d, priority %u", s->nice,
+			       s->priority);
+	if (p->has_io_priority && p->io_priority > UINT16_MAX)
+		return err_say(err, -EINVAL, "I/O priority 0x%x", p->io_priority);
+	return 0;
+}
+
 static int request_check_process(const AGENT_PB(Process) * p, struct err *err)
 {
 	if (!p)
@@ -148,7 +163,8 @@ static int request_check_process(const AGENT_PB(Process) * p, struct err *err)
 		return err_say(err, -EINVAL, "umask 0%o", p->user->umask);
 	if (p->has_oom_score_adj && (p->oom_score_adj < -1000 || p->oom_score_adj > 1000))
 		return err_say(err, -EINVAL, "oom_score_adj %d", p->oom_score_adj);
-	if (request_check_rlimits(p, err) || request_check_seccomp(p, err))
+	if (request_check_rlimits(p, err) || request_check_seccomp(p, err) ||
+	    request_check_priority(p, err))
 		return err->code;
 	return request_check_streams(p, err);
 }
@@ -187,14 +203,65 @@ static int request_check_devices(const AGENT_PB(CreateContainerRequest) * r, str
 
 		if (request_check_len("a device's path", d->path, REQUEST_PATH_MAX, err))
 			return err->code;
-		if (strncmp(d->path, "/dev/", 5) != 0 || !d->path[5])
-			return err_say(err, -EINVAL, "device '%.128s' is not below /dev", d->path);
+		if (d->path[0] != '/' || !d->path[strspn(d->path, "/")])
+			return err_say(err, -EINVAL, "device '%.128s' is not an absolute path",
+				       d->path);
 		if (!S_ISCHR(d->mode) && !S_ISBLK(d->mode) && !S_ISFIFO(d->mode))
 			return err_say(err, -EINVAL, "device '%.128s': mode 0%o is no device",
 				       d->path, d->mode);
 		if (d->mode & ~(S_IFMT | 07777u) || d->major > 0xfff || d->minor > 0xfffff)
 			return err_say(err, -EINVAL, "device '%.128s': mode 0%o, number %u:%u",
 				       d->path, d->mode, d->major, d->minor);
+	}
+	return 0;
+}
+
+static int request_check_device_rules(const AGENT_PB(CreateContainerRequest) * r, struct err *err)
+{
+	if (request_check_count("device rules", r->n_device_rules, REQUEST_DEVICE_RULES_MAX, err))
+		return err->code;
+	for (size_t i = 0; i < r->n_device_rules; i++) {
+		const AGENT_PB(DeviceRule) *d = r->device_rules[i];
+
+		if ((d->type != 'a' && d->type != 'b' && d->type != 'c') || d->major < -1 ||
+		    d->minor < -1 || d->major > UINT32_MAX || d->minor > UINT32_MAX || !d->access ||
+		    d->access > 7)
+			return err_say(err, -EINVAL,
+				       "device rule %zu: type %u, number %lld:%lld, access %u", i,
+				       d->type, (long long)d->major, (long long)d->minor,
+				       d->access);
+	}
+	return 0;
+}
+
+static int request_check_time_offsets(const AGENT_PB(CreateContainerRequest) * r, struct err *err)
+{
+	if (request_check_count("time offsets", r->n_time_offsets, REQUEST_CLOCKS_MAX, err))
+		return err->code;
+	if (r->n_time_offsets && !(r->namespaces & REQUEST_NEWTIME))
+		return err_say(err, -EINVAL, "time offsets without a time namespace");
+	for (size_t i = 0; i < r->n_time_offsets; i++)
+		if (r->time_offsets[i]->nanosecs > 999999999)
+			return err_say(err, -EINVAL, "time offset of %u ns",
+				       r->time_offsets[i]->nanosecs);
+	return 0;
+}
+
+static int request_check_hooks(const AGENT_PB(CreateContainerRequest) * r, struct err *err)
+{
+	if (request_check_count("hooks", r->n_start_hooks, REQUEST_HOOKS_MAX, err))
+		return err->code;
+	for (size_t i = 0; i < r->n_start_hooks; i++) {
+		const AGENT_PB(Hook) *h = r->start_hooks[i];
+
+		if (request_check_len("a hook's path", h->path, REQUEST_PATH_MAX, err) ||
+		    request_check_count("arguments of a hook", h->n_args, REQUEST_STRINGS_MAX,
+					err) ||
+		    request_check_count("variables of a hook", h->n_env, REQUEST_STRINGS_MAX, err))
+			return err->code;
+		if (h->path[0] != '/')
+			return err_say(err, -EINVAL, "hook '%.128s' is not an absolute path",
+				       h->path);
 	}
 	return 0;
 }
@@ -244,8 +311,9 @@ static int request_check_cgroup(AGENT_PB(CgroupFile) * *v, size_t nr, struct err
 		    strspn(v[i]->name, ok) != len)
 			return err_say(err, -EINVAL, "cgroup file '%.64s' is not a valid name",
 				       v[i]->name);
-		/* Those decide where processes live, which is the agent's business. */
-		if (!strncmp(v[i]->name, "cgroup.", 7))
+		/* Those decide where processes live, which is the agent's business; two are plain limits. */
+		if (!strncmp(v[i]->name, "cgroup.", 7) &&
+		    strncmp(v[i]->name, "cgroup.max.", 11) != 0)
 			return err_say(err, -EINVAL, "cgroup file '%.64s' may not be set",
 				       v[i]->name);
 		if (request_check_len("a cgroup value", v[i]->value, REQUEST_VALUE_MAX, err))
@@ -287,7 +355,9 @@ int request_check_create(const AGENT_PB(CreateContainerRequest) * r, struct err 
 	    request_check_mounts(r, err) || request_check_devices(r, err) ||
 	    request_check_paths("masked paths", r->masked_paths, r->n_masked_paths, err) ||
 	    request_check_paths("read-only paths", r->readonly_paths, r->n_readonly_paths, err) ||
-	    request_check_sysctls(r, err) || request_check_cgroup(r->cgroup, r->n_cgroup, err))
+	    request_check_sysctls(r, err) || request_check_cgroup(r->cgroup, r->n_cgroup, err) ||
+	    request_check_device_rules(r, err) || request_check_time_offsets(r, err) ||
+	    request_check_hooks(r, err))
 		return err->code;
 	if (request_check_len("the hostname", r->hostname, 64, err) ||
 	    request_check_len("the domainname", r->domainname, 64, err))

@@ -19,7 +19,7 @@
 #include "rootpath.h"
 
 struct rootdev_node {
-	const char *path; /* below /dev */
+	const char *path; /* below /dev, or below the root for the few that are elsewhere */
 	uint32_t mode, major, minor, uid, gid;
 };
 
@@ -37,10 +37,16 @@ static const struct {
 	{"stderr", "/proc/self/fd/2"}, {"core", "/proc/kcore"},	     {"ptmx", "pts/ptmx"},
 };
 
+static bool rootdev_is_below_dev(const char *path)
+{
+	return !strncmp(path, "/dev/", strlen("/dev/"));
+}
+
 static bool rootdev_is_listed(const AGENT_PB(CreateContainerRequest) * c, const char *name)
 {
 	for (size_t i = 0; i < c->n_devices; i++)
-		if (!strcmp(c->devices[i]->path + strlen("/dev/"), name))
+		if (rootdev_is_below_dev(c->devices[i]->path) &&
+		    !strcmp(c->devices[i]->path + strlen("/dev/"), name))
 			return true;
 	return false;
 }
@@ -61,7 +67,7 @@ static int rootdev_check_existing(int dir, const char *name, const struct rootde
 	cleanup_close int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 
 	if (fd < 0 || !rootdev_matches(fd, n))
-		return err_set(err, -EEXIST, "device '/dev/%s'", n->path);
+		return err_set(err, -EEXIST, "device '%s'", n->path);
 	return 0;
 }
 
@@ -70,16 +76,16 @@ static int rootdev_mknod(int dir, const char *name, const struct rootdev_node *n
 	if (mknodat(dir, name, n->mode, makedev(n->major, n->minor))) {
 		if (errno == EEXIST)
 			return rootdev_check_existing(dir, name, n, err);
-		return err_set(err, -errno, "make device '/dev/%s' (%u:%u)", n->path, n->major,
+		return err_set(err, -errno, "make device '%s' (%u:%u)", n->path, n->major,
 			       n->minor);
 	}
 	if ((n->uid || n->gid) && fchownat(dir, name, n->uid, n->gid, AT_SYMLINK_NOFOLLOW))
-		return err_set(err, -errno, "owner %u:%u of device '/dev/%s'", n->uid, n->gid,
-			       n->path);
+		return err_set(err, -errno, "owner %u:%u of device '%s'", n->uid, n->gid, n->path);
 	return 0;
 }
 
-static int rootdev_bind(const struct rootfs *r, const struct rootdev_node *n, struct err *err)
+static int rootdev_bind(const struct rootfs *r, int base_fd, const struct rootdev_node *n,
+			struct err *err)
 {
 	cleanup_close int guest = open(r->plan->params->dev_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	cleanup_close int node = guest < 0 ? -1 : rootpath_open(guest, n->path, O_PATH);
@@ -88,27 +94,28 @@ static int rootdev_bind(const struct rootfs *r, const struct rootdev_node *n, st
 
 	if (node < 0 || !rootdev_matches(node, n))
 		return err_say(err, -ENODEV,
-			       "device '/dev/%s' (%u:%u) is not in the guest, and a user namespace "
+			       "device '%s' (%u:%u) is not in the guest, and a user namespace "
 			       "cannot make one",
 			       n->path, n->major, n->minor);
 	mount = mountfs_clone(node, "", false);
 	if (mount < 0)
-		return err_set(err, mount, "clone device '/dev/%s'", n->path);
-	target = rootpath_make(r->dev_fd, n->path, ROOTPATH_FILE, err);
+		return err_set(err, mount, "clone device '%s'", n->path);
+	target = rootpath_make(base_fd, n->path, ROOTPATH_FILE, err);
 	if (target < 0)
 		return target;
 	e = mountfs_attach(mount, target);
-	return e ? err_set(err, e, "bind device '/dev/%s'", n->path) : 0;
+	return e ? err_set(err, e, "bind device '%s'", n->path) : 0;
 }
 
-static int rootdev_make(const struct rootfs *r, const struct rootdev_node *n, struct err *err)
+static int rootdev_make(const struct rootfs *r, int base_fd, const struct rootdev_node *n,
+			struct err *err)
 {
 	cleanup_close int dir = -1;
 	const char *name;
 
 	if (!S_ISFIFO(n->mode) && (r->plan->namespaces & CLONE_NEWUSER))
-		return rootdev_bind(r, n, err);
-	dir = rootpath_make_parent(r->dev_fd, n->path, &name, err);
+		return rootdev_bind(r, base_fd, n, err);
+	dir = rootpath_make_parent(base_fd, n->path, &name, err);
 	if (dir < 0)
 		return dir;
 	return rootdev_mknod(dir, name, n, err);
@@ -129,18 +136,19 @@ static int rootdev_make_all(const struct rootfs *r, struct err *err)
 
 	for (size_t i = 0; i < ARRAY_SIZE(rootdev_defaults); i++)
 		if (!rootdev_is_listed(c, rootdev_defaults[i].path) &&
-		    rootdev_make(r, &rootdev_defaults[i], err))
+		    rootdev_make(r, r->dev_fd, &rootdev_defaults[i], err))
 			return err->code;
 	for (size_t i = 0; i < c->n_devices; i++) {
 		const AGENT_PB(Device) *d = c->devices[i];
-		struct rootdev_node n = {.path = d->path + strlen("/dev/"),
+		bool below_dev = rootdev_is_below_dev(d->path);
+		struct rootdev_node n = {.path = d->path + (below_dev ? strlen("/dev/") : 1),
 					 .mode = d->mode,
 					 .major = d->major,
 					 .minor = d->minor,
 					 .uid = d->uid,
 					 .gid = d->gid};
 
-		if (rootdev_make(r, &n, err))
+		if (rootdev_make(r, below_dev ? r->dev_fd : r->root_fd, &n, err))
 			return err->code;
 	}
 	return rootdev_link_all(r, err);

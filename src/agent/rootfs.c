@@ -18,6 +18,7 @@
 
 #include "agent_sys.h"
 #include "cleanup.h"
+#include "copyup.h"
 #include "io.h"
 #include "mountfs.h"
 #include "rootpath.h"
@@ -157,12 +158,26 @@ static int rootfs_cgroup_source(const struct rootfs *r, const AGENT_PB(Mount) * 
 	return fd;
 }
 
+/* A tmpfs without a mode of its own takes that of the folder it covers, as runc has it. */
+static char *rootfs_tmpfs_data(const struct rootfs *r, const AGENT_PB(Mount) * m)
+{
+	cleanup_close int fd = -1;
+	struct stat st;
+
+	if (strcmp(m->type, "tmpfs") == 0)
+		fd = rootpath_open(r->root_fd, m->destination, O_PATH | O_DIRECTORY);
+	if (fd < 0 || fstat(fd, &st))
+		return xstrdup(m->data);
+	return xasprintf("mode=%04o%s%s", st.st_mode & 07777, m->data[0] ? "," : "", m->data);
+}
+
 /* The detached mount for `m`. */
 static int rootfs_source(const struct rootfs *r, const AGENT_PB(Mount) * m, struct err *err)
 {
+	cleanup_free char *data = rootfs_tmpfs_data(r, m);
 	struct mountfs_new fs = {.type = m->type,
 				 .source = m->source,
-				 .data = m->data,
+				 .data = data,
 				 .ms_flags = m->flags & ~m->clear_flags};
 
 	if (m->flags & (MS_REMOUNT | MS_MOVE))
@@ -172,7 +187,8 @@ static int rootfs_source(const struct rootfs *r, const AGENT_PB(Mount) * m, stru
 		return rootfs_bind_source(r, m, err);
 	if (!strcmp(m->type, "cgroup") || !strcmp(m->type, "cgroup2"))
 		return rootfs_cgroup_source(r, m, err);
-	if (rootfs_is_path(m->destination, "dev"))
+	/* Something is to be put there first; rootfs_set_attrs() makes it so afterwards. */
+	if (rootfs_is_path(m->destination, "dev") || m->copy_up)
 		fs.ms_flags &= ~(uint64_t)MS_RDONLY;
 	return mountfs_new(&fs, err);
 }
@@ -187,7 +203,7 @@ static int rootfs_set_attrs(int fd, const AGENT_PB(Mount) * m, bool keep_writabl
 	clear &= ~set;
 	e = mountfs_set_attr(fd, set, clear, false);
 	if (!e)
-		e = mountfs_set_attr(fd, m->recursive_attr_set, 0, true);
+		e = mountfs_set_attr(fd, m->recursive_attr_set, m->recursive_attr_clear, true);
 	if (e)
 		return err_set(err, e, "set mount flags 0x%llx", (unsigned long long)m->flags);
 	return 0;
@@ -216,7 +232,8 @@ static int rootfs_mount_one(struct rootfs *r, const AGENT_PB(Mount) * m, struct 
 	cleanup_close int target = source < 0 ? -1 : rootfs_target(r, source, m, err);
 	int e;
 
-	if (target < 0 || rootfs_set_attrs(source, m, fresh_dev, err))
+	if (target < 0 || (m->copy_up && copyup(target, source, err)) ||
+	    rootfs_set_attrs(source, m, fresh_dev, err))
 		return err->code;
 	e = mountfs_attach(source, target);
 	if (e)

@@ -207,6 +207,9 @@ static void service_update(struct rpc_call *call, const ProtobufCMessage *reques
 
 	if (!request_check_update(r, &err))
 		p = service_find(ctx, r->id, "", &err);
+	if (p && r->check_memory &&
+	    cgroup_check_memory(p->container->cgroup_fd, r->cgroup, r->n_cgroup, &err))
+		p = NULL;
 	if (!p || cgroup_write_files(p->container->cgroup_fd, r->cgroup, r->n_cgroup, &err))
 		rpc_fail_err(call, &err);
 	else

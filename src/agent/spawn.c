@@ -22,10 +22,13 @@
 int spawn_container(const struct plan *plan, struct spawned *ret, struct err *err)
 {
 	int pidfd = -1;
-	/* The cgroup namespace comes later, by unshare: its root is the cgroup of that moment. */
+	/*
+	 * The cgroup namespace comes later, by unshare: its root is the cgroup of that moment. The time
+	 * namespace, too: its clocks are set before anybody is in it.
+	 */
 	struct clone_args args = {
 		.flags = CLONE_PIDFD | CLONE_INTO_CGROUP |
-			 (plan->namespaces & ~(uint64_t)CLONE_NEWCGROUP),
+			 (plan->namespaces & ~(uint64_t)(CLONE_NEWCGROUP | CLONE_NEWTIME)),
 		.pidfd = (uint64_t)(uintptr_t)&pidfd,
 		.exit_signal = SIGCHLD,
 		.cgroup = (uint64_t)plan->cgroup_fd,

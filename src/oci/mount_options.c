@@ -163,10 +163,11 @@ static int oci_option_read(struct json_ctx *ctx, struct json_object *v, void *ar
 		return -EINVAL;
 	if (!strcmp(word, "idmap") || !strcmp(word, "ridmap"))
 		return json_fail(ctx, -EOPNOTSUPP, "not supported: id-mapped mounts ('%s')", word);
-	if (!strcmp(word, "tmpcopyup"))
-		return json_fail(
-			ctx, -EOPNOTSUPP,
-			"not supported: 'tmpcopyup', copying the image's files into a tmpfs");
+	/* runc's own, not in the specification; docker and nerdctl send it. */
+	if (!strcmp(word, "tmpcopyup")) {
+		m->copy_up = true;
+		return 0;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(oci_options); i++) {
 		if (!strcmp(oci_options[i].name, word)) {
 			oci_option_apply(m, &oci_options[i]);
@@ -227,5 +228,7 @@ int oci_mount_check(struct json_ctx *ctx, void *mount)
 		return r;
 	if ((m->flags & MS_BIND) || !strcmp(m->type, "bind"))
 		return oci_mount_check_bind(ctx, m);
+	/* Of any other type runc takes no notice. */
+	m->copy_up = m->copy_up && !strcmp(m->type, "tmpfs");
 	return 0;
 }

@@ -88,6 +88,7 @@ struct oci_mount {
 	uint64_t recursive_attr_set; /* MOUNT_ATTR_* of rro, rnosuid, ..., for mount_setattr(2) */
 	uint64_t
 		recursive_attr_clear; /* ... of rrw, rsuid, ...; MOUNT_ATTR__ATIME with any atime mode */
+	bool copy_up;		      /* a tmpfs begins with what the image has there */
 	char *data;		      /* the remaining options, comma-joined, never NULL */
 };
 

@@ -284,7 +284,7 @@ static void create_on_ready(void *ctx, const struct hv_ready *ready)
 		return;
 	}
 	/* The agent takes requests of one connection in order: no need to wait for the first answer. */
-	req = vmreq_create_new(c->id, c->spec, c->create->kinds, &c->init.io);
+	req = vmreq_create_new(c->id, c->bundle, c->spec, c->create->kinds, &c->init.io);
 	agent_client_call(c->agent, AGENT_CREATE_CONTAINER, &req->base,
 			  container_call_timeout_ns(c), create_agent_created, c);
 	vmreq_create_free(req);

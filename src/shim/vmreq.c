@@ -14,12 +14,23 @@
 #include <string.h>
 #include <sys/mount.h>
 
+#include "hooks.h"
 #include "log.h"
 #include "util.h"
 
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+/* proto/agent.proto, DeviceRule: the kernel's BPF_DEVCG_ACC_*. */
+#define VMREQ_DEVICE_MKNOD 1u
+#define VMREQ_DEVICE_READ 2u
+#define VMREQ_DEVICE_WRITE 4u
+#define VMREQ_IOPRIO_CLASS_SHIFT 13
+
 #define VMREQ_MIB (1024ull * 1024)
 #define VMREQ_NAMESPACES \
-	(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_NEWUSER)
+	(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_NEWUSER | \
+	 CLONE_NEWTIME)
 
 /* ---- size ---- */
 
@@ -72,10 +83,14 @@ int vmreq_check(const struct oci_spec *spec, struct err *err)
 		return err_say(err, -EINVAL, "config.json: process is missing");
 	if (!spec->root_path)
 		return err_say(err, -EINVAL, "config.json: root.path is missing");
-	if (spec->hooks[OCI_HOOK_CREATE_CONTAINER].nr || spec->hooks[OCI_HOOK_START_CONTAINER].nr)
-		return err_say(err, -EOPNOTSUPP,
-			       "config.json: createContainer and startContainer hooks run inside "
-			       "the container, which is in a VM where their programs do not exist");
+	if (spec->hooks[OCI_HOOK_CREATE_CONTAINER].nr)
+		return err_say(
+			err, -EOPNOTSUPP,
+			"config.json: hooks.createContainer: '%.200s' would have to run in the "
+			"container's namespaces but from the runtime's file system, which for a "
+			"container in a VM is the guest's and holds no programs; createRuntime "
+			"hooks run on the host, startContainer hooks in the container",
+			spec->hooks[OCI_HOOK_CREATE_CONTAINER].v[0].path);
 	if (user && user->path)
 		return err_say(err, -EOPNOTSUPP,
 			       "config.json: a user namespace by path ('%.200s') cannot be entered "
@@ -146,6 +161,21 @@ static VMREQ_PB(Capabilities) * vmreq_caps(const struct oci_process *p)
 	return c;
 }
 
+static VMREQ_PB(Scheduler) * vmreq_scheduler(const struct oci_scheduler *s)
+{
+	VMREQ_PB(Scheduler) *m = xcalloc(1, sizeof(*m));
+
+	harpoon__agent__v1__scheduler__init(m);
+	m->policy = s->policy;
+	m->nice = s->nice;
+	m->priority = (uint32_t)s->priority;
+	m->flags = s->flags;
+	m->runtime_ns = s->runtime_ns;
+	m->deadline_ns = s->deadline_ns;
+	m->period_ns = s->period_ns;
+	return m;
+}
+
 static VMREQ_PB(Process) * vmreq_process(const struct oci_process *p, const struct oci_spec *spec,
 					 const struct taskio *io)
 {
@@ -176,6 +206,9 @@ static VMREQ_PB(Process) * vmreq_process(const struct oci_process *p, const stru
 		memcpy(m->seccomp_bpf.data, spec->seccomp, m->seccomp_bpf.len);
 		m->seccomp_flags = spec->seccomp_flags;
 	}
+	m->scheduler = p->has_scheduler ? vmreq_scheduler(&p->scheduler) : NULL;
+	m->has_io_priority = p->has_io_priority;
+	m->io_priority = p->io_priority.class << VMREQ_IOPRIO_CLASS_SHIFT | p->io_priority.priority;
 	m->stdin_stream = io->s[TASKIO_IN].id;
 	m->stdout_stream = io->s[TASKIO_OUT].id;
 	m->stderr_stream = io->s[TASKIO_ERR].id;
@@ -215,6 +248,8 @@ static void vmreq_mount(VMREQ_PB(Mount) * m, const struct oci_mount *o, size_t i
 	m->clear_flags = o->clear_flags;
 	m->propagation = o->propagation;
 	m->recursive_attr_set = o->recursive_attr_set;
+	m->recursive_attr_clear = o->recursive_attr_clear;
+	m->copy_up = o->copy_up;
 	switch (kind) {
 	case VMREQ_MOUNT_SHARE:
 		m->type = vmreq_text("bind");
@@ -279,7 +314,56 @@ static void vmreq_cgroup(VMREQ_PB(CgroupFile) * **ret, size_t *ret_nr,
 	for (size_t i = 0; i < res->nr_files; i++) {
 		(*ret)[i]->name = vmreq_text(res->files[i].name);
 		(*ret)[i]->value = vmreq_text(res->files[i].value);
+		(*ret)[i]->optional = res->files[i].optional;
 	}
+}
+
+static void vmreq_device_rules(VMREQ_PB(CreateContainerRequest) * r,
+			       const struct oci_resources *res)
+{
+	vmreq_messages(r->device_rules, r->n_device_rules, res->nr_device_rules, DeviceRule,
+		       harpoon__agent__v1__device_rule__init);
+	for (size_t i = 0; i < res->nr_device_rules; i++) {
+		const struct oci_device_rule *d = &res->device_rules[i];
+
+		r->device_rules[i]->allow = d->allow;
+		r->device_rules[i]->type = d->type;
+		r->device_rules[i]->major = d->major;
+		r->device_rules[i]->minor = d->minor;
+		r->device_rules[i]->access = (d->mknod ? VMREQ_DEVICE_MKNOD : 0) |
+					     (d->read ? VMREQ_DEVICE_READ : 0) |
+					     (d->write ? VMREQ_DEVICE_WRITE : 0);
+	}
+}
+
+static void vmreq_time_offsets(VMREQ_PB(CreateContainerRequest) * r, const struct oci_spec *spec)
+{
+	vmreq_messages(r->time_offsets, r->n_time_offsets, spec->nr_time_offsets, TimeOffset,
+		       harpoon__agent__v1__time_offset__init);
+	for (size_t i = 0; i < spec->nr_time_offsets; i++) {
+		r->time_offsets[i]->clock = spec->time_offsets[i].clock;
+		r->time_offsets[i]->secs = spec->time_offsets[i].secs;
+		r->time_offsets[i]->nanosecs = spec->time_offsets[i].nanosecs;
+	}
+}
+
+/* The pid in their state is the one they see: the container's init is 1 there. */
+static void vmreq_start_hooks(VMREQ_PB(CreateContainerRequest) * r, const struct oci_spec *spec,
+			      const char *bundle)
+{
+	const struct oci_hooks *hooks = &spec->hooks[OCI_HOOK_START_CONTAINER];
+
+	vmreq_messages(r->start_hooks, r->n_start_hooks, hooks->nr, Hook,
+		       harpoon__agent__v1__hook__init);
+	for (size_t i = 0; i < hooks->nr; i++) {
+		r->start_hooks[i]->path = vmreq_text(hooks->v[i].path);
+		vmreq_strings(&hooks->v[i].args, &r->start_hooks[i]->n_args,
+			      &r->start_hooks[i]->args);
+		vmreq_strings(&hooks->v[i].env, &r->start_hooks[i]->n_env, &r->start_hooks[i]->env);
+		r->start_hooks[i]->timeout_s = hooks->v[i].timeout_s;
+	}
+	r->hook_state =
+		hooks->nr ? hooks_state_json(spec, r->id, "created", 1, bundle) : vmreq_text("");
 }
 
 static uint32_t vmreq_namespaces(const struct oci_spec *spec)
@@ -298,9 +382,9 @@ static uint32_t vmreq_namespaces(const struct oci_spec *spec)
 	return flags;
 }
 
-VMREQ_PB(CreateContainerRequest) * vmreq_create_new(const char *id, const struct oci_spec *spec,
-						    const enum vmreq_mount_kind *kinds,
-						    const struct taskio *io)
+VMREQ_PB(CreateContainerRequest) *
+	vmreq_create_new(const char *id, const char *bundle, const struct oci_spec *spec,
+			 const enum vmreq_mount_kind *kinds, const struct taskio *io)
 {
 	VMREQ_PB(CreateContainerRequest) *r = xcalloc(1, sizeof(*r));
 
@@ -328,6 +412,9 @@ VMREQ_PB(CreateContainerRequest) * vmreq_create_new(const char *id, const struct
 	vmreq_mappings(&r->gid_mappings, &r->n_gid_mappings, spec->gid_mappings,
 		       spec->nr_gid_mappings);
 	r->rootfs_propagation = spec->rootfs_propagation;
+	vmreq_device_rules(r, &spec->resources);
+	vmreq_time_offsets(r, spec);
+	vmreq_start_hooks(r, spec, bundle);
 	return r;
 }
 
@@ -361,6 +448,7 @@ VMREQ_PB(UpdateRequest) * vmreq_update_new(const char *id, const struct oci_reso
 	harpoon__agent__v1__update_request__init(r);
 	r->id = vmreq_text(id);
 	vmreq_cgroup(&r->cgroup, &r->n_cgroup, resources);
+	r->check_memory = resources->check_before_update;
 	return r;
 }
 

@@ -47,10 +47,10 @@ const char *vmreq_own_type(const char *source);
 /* The export must refuse writes: the mount is read-only whatever the guest does. */
 bool vmreq_mount_is_read_only(const struct oci_mount *m);
 
-/* kinds: one per mount of the spec. Caller: vmreq_create_free(). */
-VMREQ_PB(CreateContainerRequest) * vmreq_create_new(const char *id, const struct oci_spec *spec,
-						    const enum vmreq_mount_kind *kinds,
-						    const struct taskio *io);
+/* kinds: one per mount of the spec; bundle: its path, for hooks. Caller: vmreq_create_free(). */
+VMREQ_PB(CreateContainerRequest) *
+	vmreq_create_new(const char *id, const char *bundle, const struct oci_spec *spec,
+			 const enum vmreq_mount_kind *kinds, const struct taskio *io);
 void vmreq_create_free(VMREQ_PB(CreateContainerRequest) * r);
 
 /* process: of the Exec request; spec: of the container (its seccomp profile applies to every process). */

@@ -728,11 +728,13 @@ static void test_configure_sets_the_clock(void **state)
 	must_ref(h, "Delete", "c1", "");
 }
 
-/* Any node can be made, only the default ones and those of the request can be opened. */
+/* Any node can be made, only the default ones and those of the request's rules can be opened. */
 static void test_device_filter(void **state)
 {
 	struct harness *h = harness_of(state);
 	AGENT_PB(Device) dev = HARPOON__AGENT__V1__DEVICE__INIT, *devices[] = {&dev};
+	AGENT_PB(DeviceRule)
+	rule = HARPOON__AGENT__V1__DEVICE_RULE__INIT, *rules[] = {&rule};
 	struct harness_request r;
 	struct harness_result res;
 	const char *script =
@@ -753,6 +755,9 @@ static void test_device_filter(void **state)
 	dev.minor = 11;
 	r.create.devices = devices;
 	r.create.n_devices = 1;
+	rule = (AGENT_PB(DeviceRule)){rule.base, true, 'c', 1, 11, 7};
+	r.create.device_rules = rules;
+	r.create.n_device_rules = 1;
 	harness_run(h, &r, &res);
 	assert_string_equal(res.create.msg, "");
 	assert_string_equal(res.out, "open\n640 7 1:b\n");

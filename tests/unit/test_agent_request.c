@@ -124,8 +124,8 @@ static void test_namespace_and_mapping_rules(void **state)
 	struct fixture f;
 
 	fixture_init(&f);
-	f.create.namespaces = 0x80;
-	expect(&f, -EINVAL, "namespaces 0x80");
+	f.create.namespaces = 0x40;
+	expect(&f, -EINVAL, "namespaces 0x40");
 	f.create.namespaces = 0x10000000;
 	expect(&f, -EINVAL, "need each other");
 	f.create.uid_mappings = f.create.gid_mappings = maps;
@@ -145,9 +145,13 @@ static void test_device_rules(void **state)
 	fixture_init(&f);
 	f.create.devices = devices;
 	f.create.n_devices = 1;
-	dev.path = "/etc/dev";
+	dev.path = "etc/dev";
 	dev.mode = 0020666;
-	expect(&f, -EINVAL, "not below /dev");
+	expect(&f, -EINVAL, "not an absolute path");
+	dev.path = "//";
+	expect(&f, -EINVAL, "not an absolute path");
+	dev.path = "/opt/dev";
+	expect(&f, 0, "");
 	dev.path = "/dev/x";
 	expect(&f, 0, "");
 	dev.mode = 0100666;
@@ -155,6 +159,52 @@ static void test_device_rules(void **state)
 	dev.mode = 0020666;
 	dev.major = 0x1000;
 	expect(&f, -EINVAL, "number");
+}
+
+static void test_spec_rules(void **state)
+{
+	AGENT_PB(DeviceRule)
+	rule = HARPOON__AGENT__V1__DEVICE_RULE__INIT, *rules[] = {&rule};
+	AGENT_PB(TimeOffset)
+	offset = HARPOON__AGENT__V1__TIME_OFFSET__INIT, *offsets[] = {&offset};
+	AGENT_PB(Hook) hook = HARPOON__AGENT__V1__HOOK__INIT, *hooks[] = {&hook};
+	AGENT_PB(Scheduler) sched = HARPOON__AGENT__V1__SCHEDULER__INIT;
+	struct fixture f;
+
+	fixture_init(&f);
+	f.create.device_rules = rules;
+	f.create.n_device_rules = 1;
+	expect(&f, -EINVAL, "device rule 0");
+	rule = (AGENT_PB(DeviceRule)){rule.base, true, 'c', -1, 5, 7};
+	expect(&f, 0, "");
+	rule.access = 8;
+	expect(&f, -EINVAL, "access 8");
+	rule.access = 1;
+	rule.major = -2;
+	expect(&f, -EINVAL, "number -2:5");
+	f.create.n_device_rules = 0;
+	f.create.time_offsets = offsets;
+	f.create.n_time_offsets = 1;
+	expect(&f, -EINVAL, "without a time namespace");
+	f.create.namespaces |= 0x80;
+	expect(&f, 0, "");
+	offset.nanosecs = 1000000000;
+	expect(&f, -EINVAL, "time offset");
+	f.create.n_time_offsets = 0;
+	f.create.start_hooks = hooks;
+	f.create.n_start_hooks = 1;
+	hook.path = "x";
+	expect(&f, -EINVAL, "not an absolute path");
+	hook.path = "/x";
+	expect(&f, 0, "");
+	f.process.scheduler = &sched;
+	expect(&f, 0, "");
+	sched.nice = 20;
+	expect(&f, -EINVAL, "nice 20");
+	sched.nice = 0;
+	f.process.has_io_priority = true;
+	f.process.io_priority = 0x10000;
+	expect(&f, -EINVAL, "I/O priority");
 }
 
 static void test_home_in_passwd(void **state)
@@ -198,6 +248,7 @@ int main(void)
 		cmocka_unit_test(test_stream_rules),
 		cmocka_unit_test(test_namespace_and_mapping_rules),
 		cmocka_unit_test(test_device_rules),
+		cmocka_unit_test(test_spec_rules),
 		cmocka_unit_test(test_home_in_passwd),
 		cmocka_unit_test(test_map_of_ids),
 	};

@@ -598,9 +598,6 @@ static void test_errors_of_mounts_and_hooks(void **state)
 		 "mounts[1].options[1]: not supported: id-mapped mounts ('idmap')"},
 		{MOUNT("'options':['ridmap']"), -EOPNOTSUPP,
 		 "mounts[1].options[0]: not supported: id-mapped mounts ('ridmap')"},
-		{MOUNT("'options':['tmpcopyup']"), -EOPNOTSUPP,
-		 "mounts[1].options[0]: not supported: 'tmpcopyup', copying the image's files into "
-		 "a tmpfs"},
 		{MOUNT("'options':['slave','shared']"), -EOPNOTSUPP,
 		 "mounts[1].options[1]: not supported: a mount that is slave and shared at once"},
 		{MOUNT("'uidMappings':[{'containerID':0,'hostID':1,'size':1}]"), -EOPNOTSUPP,

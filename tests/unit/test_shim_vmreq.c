@@ -91,7 +91,7 @@ static void test_create_request(void **state)
 						      VMREQ_MOUNT_OWN, VMREQ_MOUNT_PLAIN};
 	struct oci_spec *spec = parse("", "");
 	struct taskio io = {.s = {{.id = 16}, {.id = 17}, {.id = 0}}};
-	VMREQ_PB(CreateContainerRequest) *r = vmreq_create_new("c1", spec, kinds, &io);
+	VMREQ_PB(CreateContainerRequest) *r = vmreq_create_new("c1", "/bundle", spec, kinds, &io);
 	VMREQ_PB(Process) *p = r->process;
 
 	assert_string_equal(r->id, "c1");
