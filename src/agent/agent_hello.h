@@ -12,6 +12,11 @@
 
 #define AGENT_HELLO_MAGIC 0x6e707268u /* "hrpn" */
 #define AGENT_PROTOCOL_VERSION 1u
+/*
+ * Over vsock: the agent connects to this port of the host to greet, closes, and listens on the same port of
+ * its own for streams; the host's port is the stream's number.
+ */
+#define AGENT_VSOCK_PORT 1024u
 
 struct agent_hello {
 	uint32_t magic;

@@ -40,17 +40,26 @@ static void init_prepare(void *ctx)
 		log_warn("init", "%s", err.msg);
 }
 
-static int init_connect(struct init *in, struct err *err)
+/* A port where the host made one, else vsock. */
+static int init_open_transport(struct init *in, struct err *err)
 {
-	int pair[2];
 	int fd = guest_open_channel(err);
-	int e;
 
+	if (fd == -ENOENT)
+		return transport_vsock_new(in->loop, &in->transport, err);
 	if (fd < 0)
 		return fd;
 	in->transport = transport_mux_new(in->loop, fd, init_on_broken, in);
-	if (!in->transport)
-		return err_set(err, -EIO, "start the channel to the host");
+	return in->transport ? 0 : err_set(err, -EIO, "start the channel to the host");
+}
+
+static int init_connect(struct init *in, struct err *err)
+{
+	int pair[2];
+	int e = init_open_transport(in, err);
+
+	if (e)
+		return e;
 	if (agent_new(in->loop, &guest_params, in->transport, &in->agent, err))
 		return err->code;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))

@@ -28,3 +28,6 @@ struct transport_ops {
 
 /* A mux over fd (owned from here on). on_broken: the host is gone; then only transport free. */
 struct transport *transport_mux_new(struct loop *loop, int fd, loop_fn on_broken, void *ctx);
+
+/* Connections of the host over vsock. It ends with the machine only. */
+int transport_vsock_new(struct loop *loop, struct transport **ret, struct err *err);
