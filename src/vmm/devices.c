@@ -1,0 +1,31 @@
+/* Virtio devices by kind; see devices.h. */
+#include "devices.h"
+
+#include <errno.h>
+
+#include "util.h"
+
+typedef int (*devices_new_fn)(const struct vmm_request *req, int *fds, struct virtio_device **ret,
+			      struct err *err);
+
+static const struct {
+	size_t nr_fds;
+	devices_new_fn fn;
+} devices_table[VMM_DEVICE_MAX] = {
+	[VMM_DEVICE_VSOCK] = {0, NULL},
+};
+
+size_t devices_nr_fds(uint32_t kind)
+{
+	return kind < VMM_DEVICE_MAX ? devices_table[kind].nr_fds : 0;
+}
+
+int devices_new(const struct vmm_request *req, int *fds, struct virtio_device **ret,
+		struct err *err)
+{
+	uint32_t kind = req->device.kind;
+
+	if (kind >= VMM_DEVICE_MAX || !devices_table[kind].fn)
+		return err_say(err, -ENOTSUP, "harpoon-vmm has no device of kind %u", kind);
+	return devices_table[kind].fn(req, fds, ret, err);
+}

@@ -1,0 +1,57 @@
+/* Guest RAM; see memory.h. */
+#include "memory.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "util.h"
+
+static int memory_add(struct memory *m, const struct memory_range *range, struct err *err)
+{
+	/* Costs nothing until the guest touches it; the container's cgroup is what bounds it. */
+	uint8_t *host = mmap(NULL, range->len, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct kvm_userspace_memory_region slot = {
+		.slot = m->nr_slots,
+		.guest_phys_addr = range->gpa,
+		.memory_size = range->len,
+		.userspace_addr = (uintptr_t)host,
+	};
+	int r;
+
+	if (host == MAP_FAILED)
+		return err_set(err, -errno, "map %llu MiB of guest memory",
+			       (unsigned long long)(range->len >> 20));
+	/* A dump of this process would hold the guest's secrets. */
+	madvise(host, range->len, MADV_DONTDUMP);
+	r = guest_mem_add(&m->guest, (gpa_t){range->gpa}, range->len, host);
+	if (r) {
+		munmap(host, range->len);
+		return err_set(err, r, "place guest memory");
+	}
+	if (ioctl(m->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot))
+		return err_set(err, -errno, "give the VM %llu MiB of memory",
+			       (unsigned long long)(range->len >> 20));
+	m->nr_slots++;
+	return 0;
+}
+
+int memory_init(struct memory *m, int vm_fd, const struct memory_range *ranges, unsigned int nr,
+		struct err *err)
+{
+	int r = 0;
+
+	*m = (struct memory){.vm_fd = vm_fd};
+	for (unsigned int i = 0; i < nr && !r; i++)
+		r = memory_add(m, &ranges[i], err);
+	return r;
+}
+
+void memory_done(struct memory *m)
+{
+	for (unsigned int i = 0; i < m->guest.nr; i++)
+		munmap(m->guest.regions[i].host, m->guest.regions[i].len);
+	m->guest.nr = 0;
+}

@@ -1,0 +1,345 @@
+/*
+ * Requests of the shim; see session.h and vmm_control.h.
+ *
+ * The shim is trusted with what it asks for, not with being without mistakes: lengths, numbers of
+ * descriptors, strings and the order are checked, and a request that is wrong ends the VM with a sentence.
+ * Requests about streams may meet a stream that has just ended; they are no mistake.
+ */
+#include "session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "confine.h"
+#include "devices.h"
+#include "io.h"
+#include "log.h"
+#include "machine.h"
+#include "outbox.h"
+#include "streams.h"
+
+enum session_state { SESSION_EMPTY, SESSION_BUILDING, SESSION_RUNNING, SESSION_OVER };
+
+struct session {
+	struct loop *loop; /* borrowed */
+	int sock;	   /* owned */
+	struct loop_watch *watch;
+	bool confined;
+	enum session_state state;
+	struct machine *machine; /* owned */
+	struct outbox outbox;
+	struct streams streams;
+};
+
+static void session_tell(struct session *s, enum vmm_event_kind kind, int error, const char *text)
+{
+	struct vmm_event e = {.kind = kind, .error = error};
+
+	snprintf(e.text, sizeof(e.text), "%.*s", (int)sizeof(e.text) - 1, text);
+	outbox_send(&s->outbox, &e);
+}
+
+/* The loop ends after this round, and the program with it. */
+static void session_over(struct session *s)
+{
+	s->state = SESSION_OVER;
+	outbox_drain(&s->outbox);
+	loop_stop(s->loop);
+}
+
+static void session_on_paused(void *ctx)
+{
+	session_tell(ctx, VMM_EVENT_PAUSED, 0, "");
+}
+
+static void session_on_end(void *ctx, const struct vcpus_end *end)
+{
+	struct session *s = ctx;
+
+	session_tell(s, end->kind == VCPUS_END_RESET ? VMM_EVENT_RESET : VMM_EVENT_FAILED, 0,
+		     end->text);
+	session_over(s);
+}
+
+static void session_on_hello(void *ctx, const void *data, size_t len)
+{
+	struct session *s = ctx;
+	struct vmm_event e = {.kind = VMM_EVENT_HELLO};
+
+	e.len = (uint32_t)MIN(len, sizeof(e.hello));
+	memcpy(e.hello, data, e.len);
+	outbox_send(&s->outbox, &e);
+}
+
+static void session_on_stream_done(void *ctx, uint32_t id, int error)
+{
+	struct session *s = ctx;
+	struct vmm_event e = {.kind = VMM_EVENT_STREAM_DONE, .stream = id, .error = error};
+
+	outbox_send(&s->outbox, &e);
+}
+
+static int session_machine(struct session *s, const struct vmm_request *req, int *fds,
+			   struct err *err)
+{
+	static const struct machine_callbacks cb = {.on_paused = session_on_paused,
+						    .on_end = session_on_end};
+	struct machine_config c = {
+		.kvm_fd = take_fd(&fds[0]),
+		.kernel_fd = take_fd(&fds[1]),
+		.initrd_fd = take_fd(&fds[2]),
+		.console_fd = take_fd(&fds[3]),
+		.cmdline = req->machine.cmdline,
+		.mem_bytes = req->machine.mem_bytes,
+		.nr_vcpus = req->machine.nr_vcpus,
+	};
+	int r = machine_new(s->loop, &c, &cb, s, &s->machine, err);
+
+	if (!r)
+		s->state = SESSION_BUILDING;
+	return r;
+}
+
+static int session_device(struct session *s, const struct vmm_request *req, int *fds,
+			  struct err *err)
+{
+	struct virtio_device *dev;
+	int r = req->device.kind == VMM_DEVICE_VSOCK
+			? streams_new_device(&s->streams, req->device.cid, &dev, err)
+			: devices_new(req, fds, &dev, err);
+
+	return r ? r : machine_add_device(s->machine, dev, err);
+}
+
+/* On each thread but the loop's. There is nobody to report to, and nothing to go on with. */
+static void session_init_thread(void *ctx, enum machine_thread kind, const char *name)
+{
+	struct session *s = ctx;
+	struct err err;
+
+	if (!s->confined)
+		return;
+	if (confine_thread(kind == MACHINE_THREAD_VCPU ? CONFINE_VCPU : CONFINE_WORKER, &err)) {
+		log_err("vmm", "thread %s: %s", name, err.msg);
+		_exit(1);
+	}
+}
+
+static int session_start(struct session *s, const struct vmm_request *req, int *fds,
+			 struct err *err)
+{
+	const struct machine_env env = {.thread_init = session_init_thread, .ctx = s};
+	int r = machine_start(s->machine, &env, err);
+
+	/* All threads are there; from here on nothing of ours needs more than serving takes. */
+	if (!r && s->confined)
+		r = confine_thread(CONFINE_LOOP, err);
+	if (r)
+		return r;
+	s->state = SESSION_RUNNING;
+	session_tell(s, VMM_EVENT_RUNNING, 0, "");
+	machine_run(s->machine);
+	return 0;
+}
+
+static int session_pause(struct session *s, const struct vmm_request *req, int *fds,
+			 struct err *err)
+{
+	machine_pause(s->machine);
+	return 0;
+}
+
+static int session_resume(struct session *s, const struct vmm_request *req, int *fds,
+			  struct err *err)
+{
+	machine_run(s->machine);
+	session_tell(s, VMM_EVENT_RESUMED, 0, "");
+	return 0;
+}
+
+static int session_attach(struct session *s, const struct vmm_request *req, int *fds,
+			  struct err *err)
+{
+	uint32_t flags = req->stream.flags;
+	bool reads = flags & VMM_STREAM_READS, writes = flags & VMM_STREAM_WRITES;
+	int rfd = -1, wfd = -1;
+
+	if (reads)
+		rfd = take_fd(&fds[0]);
+	if (writes)
+		wfd = flags & VMM_STREAM_ONE ? rfd : take_fd(&fds[reads]);
+	streams_attach(&s->streams, req->stream.id, rfd, wfd);
+	return 0;
+}
+
+static int session_detach(struct session *s, const struct vmm_request *req, int *fds,
+			  struct err *err)
+{
+	streams_detach(&s->streams, req->stream.id);
+	return 0;
+}
+
+typedef int (*session_fn)(struct session *s, const struct vmm_request *req, int *fds,
+			  struct err *err);
+
+static const struct {
+	const char *name;
+	enum session_state when;
+	session_fn fn;
+} session_ops[VMM_OP_MAX] = {
+	[VMM_OP_MACHINE] = {"MACHINE", SESSION_EMPTY, session_machine},
+	[VMM_OP_DEVICE] = {"DEVICE", SESSION_BUILDING, session_device},
+	[VMM_OP_START] = {"START", SESSION_BUILDING, session_start},
+	[VMM_OP_PAUSE] = {"PAUSE", SESSION_RUNNING, session_pause},
+	[VMM_OP_RESUME] = {"RESUME", SESSION_RUNNING, session_resume},
+	[VMM_OP_ATTACH] = {"ATTACH", SESSION_RUNNING, session_attach},
+	[VMM_OP_DETACH] = {"DETACH", SESSION_RUNNING, session_detach},
+};
+
+static size_t session_count_fds(const struct vmm_request *req)
+{
+	uint32_t flags = req->stream.flags;
+
+	switch (req->op) {
+	case VMM_OP_MACHINE:
+		return 4;
+	case VMM_OP_DEVICE:
+		return devices_nr_fds(req->device.kind);
+	case VMM_OP_ATTACH:
+		if (flags & VMM_STREAM_ONE)
+			return 1;
+		return !!(flags & VMM_STREAM_READS) + !!(flags & VMM_STREAM_WRITES);
+	default:
+		return 0;
+	}
+}
+
+/* Everything that can be wrong with a request by itself. */
+static int session_check(const struct session *s, const struct vmm_request *req, size_t nr_fds,
+			 struct err *err)
+{
+	const uint32_t both = VMM_STREAM_READS | VMM_STREAM_WRITES;
+
+	if (req->version != VMM_CONTROL_VERSION)
+		return err_say(err, -EPROTO,
+			       "the shim speaks version %u of the control protocol, harpoon-vmm "
+			       "version %u: install both from one build",
+			       req->version, VMM_CONTROL_VERSION);
+	if (!req->op || req->op >= VMM_OP_MAX)
+		return err_say(err, -EPROTO, "there is no request %u", req->op);
+	if (s->state != session_ops[req->op].when)
+		return err_say(err, -EPROTO, "request %s does not belong here",
+			       session_ops[req->op].name);
+	if (nr_fds != session_count_fds(req))
+		return err_say(err, -EPROTO, "request %s came with %zu descriptors",
+			       session_ops[req->op].name, nr_fds);
+	if (req->op == VMM_OP_MACHINE && !memchr(req->machine.cmdline, 0, VMM_CMDLINE_MAX))
+		return err_say(err, -EPROTO, "the command line has no end");
+	if (req->op == VMM_OP_DEVICE && !memchr(req->device.tag, 0, sizeof(req->device.tag)))
+		return err_say(err, -EPROTO, "a device's tag has no end");
+	if (req->op == VMM_OP_ATTACH &&
+	    ((req->stream.flags & ~(both | VMM_STREAM_ONE)) ||
+	     ((req->stream.flags & VMM_STREAM_ONE) && (req->stream.flags & both) != both)))
+		return err_say(err, -EPROTO, "a stream has unknown flags");
+	return 0;
+}
+
+int session_handle(struct session *s, const void *data, size_t len, int *fds, size_t nr_fds,
+		   struct err *err)
+{
+	struct vmm_request req;
+	int r;
+
+	if (len == sizeof(req)) {
+		memcpy(&req, data, sizeof(req));
+		r = session_check(s, &req, nr_fds, err);
+	} else {
+		r = err_say(err, -EPROTO, "a request has %zu bytes, not %zu", len, sizeof(req));
+	}
+	if (!r)
+		r = session_ops[req.op].fn(s, &req, fds, err);
+	for (size_t i = 0; i < nr_fds; i++)
+		cleanup_closep(&fds[i]);
+	return r;
+}
+
+/* 1 = go on, 0 = nothing more now, negative = it is over. */
+static int session_receive(struct session *s, struct err *err)
+{
+	/* One byte more than a request, to tell a message that is too long. */
+	char message[sizeof(struct vmm_request) + 1];
+	int fds[VMM_REQUEST_FDS_MAX];
+	size_t nr_fds = VMM_REQUEST_FDS_MAX;
+	ssize_t n = io_recv_fds(s->sock, message, sizeof(message), fds, &nr_fds);
+	int r;
+
+	if (n == -EAGAIN)
+		return 0;
+	if (n == -EMSGSIZE)
+		return err_say(err, -EPROTO, "a request came with too many descriptors");
+	if (n <= 0)
+		return err_say(err, -EPIPE, "the shim is gone");
+	r = session_handle(s, message, (size_t)n, fds, nr_fds, err);
+	return r ? r : 1;
+}
+
+static void session_on_socket(void *ctx, uint32_t events)
+{
+	struct session *s = ctx;
+	struct err err = {0};
+	int r = 1;
+
+	if (events & EPOLLOUT)
+		outbox_flush(&s->outbox);
+	while (r > 0 && s->state != SESSION_OVER)
+		r = session_receive(s, &err);
+	if (r >= 0)
+		return;
+	if (r != -EPIPE)
+		session_tell(s, VMM_EVENT_FAILED, r, err.msg);
+	session_over(s);
+}
+
+static void session_freep(struct session **s)
+{
+	session_free(*s);
+}
+
+int session_new(struct loop *loop, int sock, bool confined, struct session **ret, struct err *err)
+{
+	static const struct streams_callbacks cb = {.on_hello = session_on_hello,
+						    .on_done = session_on_stream_done};
+	cleanup(session_freep) struct session *s = xcalloc(1, sizeof(*s));
+	int r = io_set_nonblock(sock, true);
+
+	*s = (struct session){.loop = loop, .sock = sock, .confined = confined};
+	outbox_init(&s->outbox, sock, NULL);
+	if (!r)
+		r = streams_init(&s->streams, loop, &cb, s);
+	if (r)
+		return err_set(err, r, "prepare the control socket");
+	s->watch = loop_watch_add(loop, sock, EPOLLIN, session_on_socket, s);
+	if (!s->watch)
+		return err_set(err, -errno, "watch the control socket");
+	s->outbox.watch = s->watch;
+	*ret = take_ptr(&s);
+	return 0;
+}
+
+void session_free(struct session *s)
+{
+	if (!s)
+		return;
+	loop_watch_remove(s->watch);
+	/* Ends streams; what they still say goes nowhere. */
+	machine_free(s->machine);
+	streams_done(&s->streams);
+	outbox_done(&s->outbox);
+	cleanup_closep(&s->sock);
+	free(s);
+}
