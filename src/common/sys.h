@@ -54,6 +54,12 @@ static inline int sys_mount_setattr(int dirfd, const char *path, unsigned int fl
 	return (int)syscall(SYS_mount_setattr, dirfd, path, flags, &attr, sizeof(attr));
 }
 
+static inline int sys_execveat(int dirfd, const char *path, char *const *argv, char *const *env,
+			       int flags)
+{
+	return (int)syscall(SYS_execveat, dirfd, path, argv, env, flags);
+}
+
 static inline int sys_pivot_root(const char *new_root, const char *put_old)
 {
 	return (int)syscall(SYS_pivot_root, new_root, put_old);

@@ -22,17 +22,20 @@ static void backend_take_qemu(struct hv_choice *ret, const char *why)
 	snprintf(ret->why, sizeof(ret->why), "%s", why);
 }
 
-static int backend_check_kvm(const struct config *c, struct err *err)
+static int backend_check_kvm(const struct config *c, struct hv_choice *ret, struct err *err)
 {
 	if (!backend_has_vmm(c))
 		return err_say(err, -ENOENT,
 			       "backend 'kvm' was asked for, but harpoon-vmm is not installed "
 			       "('%s'): install it, or set backend = auto",
 			       c->vmm);
-	return err_say(err, -ENOTSUP,
-		       "backend 'kvm' was asked for, but this version of harpoon cannot drive "
-		       "'%s': set backend = auto",
-		       c->vmm);
+	if (access("/dev/kvm", R_OK | W_OK))
+		return err_set(err, -errno,
+			       "backend 'kvm' was asked for, but /dev/kvm cannot be used; load the "
+			       "kvm module, or set backend = auto");
+	ret->backend = CONFIG_BACKEND_KVM;
+	snprintf(ret->why, sizeof(ret->why), "asked for by the configuration");
+	return 0;
 }
 
 int hv_choose_backend(const struct config *c, struct hv_choice *ret, struct err *err)
@@ -42,7 +45,7 @@ int hv_choose_backend(const struct config *c, struct hv_choice *ret, struct err 
 
 	switch (c->backend) {
 	case CONFIG_BACKEND_KVM:
-		return backend_check_kvm(c, err);
+		return backend_check_kvm(c, ret, err);
 	case CONFIG_BACKEND_QEMU:
 		backend_take_qemu(ret, "asked for by the configuration");
 		return 0;
@@ -57,8 +60,7 @@ int hv_choose_backend(const struct config *c, struct hv_choice *ret, struct err 
 	}
 	probe_kvm(&kvm);
 	snprintf(why, sizeof(why), "%s%s", kvm.text,
-		 kvm.state == PROBE_KVM_NATIVE ? "; this version cannot drive harpoon-vmm yet"
-					       : "");
+		 kvm.state == PROBE_KVM_NATIVE ? "; harpoon-vmm cannot serve files yet" : "");
 	backend_take_qemu(ret, why);
 	return 0;
 }

@@ -73,6 +73,7 @@ struct hv_vm {
 };
 
 extern const struct hv_ops hv_qemu_ops;
+extern const struct hv_ops hv_kvm_ops;
 
 /* Base of a backend's handle. */
 struct hv_stream {

@@ -43,6 +43,7 @@ struct spawn_failure {
 struct spawn_start {
 	const struct spawn_params *params;
 	int sock;
+	int exe_fd; /* once they are placed */
 	int null_fd;
 	int parent_pidfd;
 };
@@ -51,27 +52,29 @@ struct spawn_start {
 static int spawn_place_fds(struct spawn_start *s)
 {
 	const struct spawn_params *p = s->params;
-	int src[SPAWN_FD_FIRST + SPAWN_FDS_MAX + 1];
-	size_t nr = SPAWN_FD_FIRST + p->nr_fds;
+	int src[SPAWN_FD_FIRST + SPAWN_FDS_MAX + 2];
+	size_t first_own = SPAWN_FD_FIRST + p->nr_fds, nr = first_own;
 
 	src[0] = s->null_fd;
 	src[1] = src[2] = p->output_fd;
 	for (size_t i = 0; i < p->nr_fds; i++)
 		src[SPAWN_FD_FIRST + i] = p->fds[i];
-	src[nr] = s->sock;
-	for (size_t i = 0; i <= nr; i++) {
+	/* Ours until the program runs. */
+	src[nr++] = s->sock;
+	if (p->by_fd)
+		src[nr++] = p->exe_fd;
+	for (size_t i = 0; i < nr; i++) {
 		src[i] = fcntl(src[i], F_DUPFD_CLOEXEC, SPAWN_FD_PARK);
 		if (src[i] < 0)
 			return -errno;
 	}
-	for (size_t i = 0; i <= nr; i++) {
-		if (dup2(src[i], (int)i) < 0)
+	for (size_t i = 0; i < nr; i++) {
+		if (dup3(src[i], (int)i, i >= first_own ? O_CLOEXEC : 0) < 0)
 			return -errno;
 	}
-	s->sock = (int)nr;
-	if (fcntl(s->sock, F_SETFD, FD_CLOEXEC))
-		return -errno;
-	return sys_close_range((unsigned int)nr + 1, ~0u, 0) ? -errno : 0;
+	s->sock = (int)first_own;
+	s->exe_fd = (int)first_own + 1;
+	return sys_close_range((unsigned int)nr, ~0u, 0) ? -errno : 0;
 }
 
 static void spawn_reset_signals(void)
@@ -126,7 +129,10 @@ static int spawn_child_run(struct spawn_start *s, const char **step)
 	if (r)
 		return r;
 	*step = "execute";
-	execve(p->path, p->argv, env);
+	if (p->by_fd)
+		sys_execveat(s->exe_fd, "", p->argv, env, AT_EMPTY_PATH);
+	else
+		execve(p->path, p->argv, env);
 	return -errno;
 }
 

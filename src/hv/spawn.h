@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -43,7 +44,9 @@ struct spawn_jail {
 };
 
 struct spawn_params {
-	const char *path;  /* as seen inside the jail */
+	const char *path;  /* as seen inside the jail; with by_fd for messages only */
+	bool by_fd;	   /* execute exe_fd: a static program needs no file in its jail */
+	int exe_fd;	   /* O_PATH, borrowed */
 	char *const *argv; /* NULL-terminated */
 	const int *fds;	   /* borrowed */
 	size_t nr_fds;

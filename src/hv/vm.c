@@ -156,7 +156,9 @@ void hv_greeted(struct hv_vm *vm, const void *data, size_t len)
 		return;
 	}
 	vm->ready.host_ready_ns = util_now_ns();
-	vm->ready.host_kernel_ns = console_first_ns(vm->console);
+	/* Where the VMM does not tell when the guest began, its first sign of life does. */
+	if (!vm->ready.host_kernel_ns)
+		vm->ready.host_kernel_ns = console_first_ns(vm->console);
 	vm->ready.guest_init_ns = hello.guest_init_ns;
 	vm->ready.guest_ready_ns = hello.guest_ready_ns;
 	vm->ready.agent_version = hello.version;
@@ -228,11 +230,9 @@ int hv_vm_new(struct loop *loop, const struct hv_params *params, const struct hv
 		r = hv_choose_backend(params->config, &choice, err);
 	if (r)
 		return r;
-	/* The one implementation there is; hv_choose_backend() refuses every other. */
-	assert(choice.backend == CONFIG_BACKEND_QEMU);
 	log_info("hv", "backend %s: %s", config_backend_name(choice.backend), choice.why);
 	vm = xcalloc(1, sizeof(*vm));
-	vm->ops = &hv_qemu_ops;
+	vm->ops = choice.backend == CONFIG_BACKEND_KVM ? &hv_kvm_ops : &hv_qemu_ops;
 	vm->loop = loop;
 	vm->cb = *cb;
 	vm->ctx = ctx;
