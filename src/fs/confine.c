@@ -39,6 +39,7 @@ void confine_close_other_fds(const struct server_options *o)
 	int keep[SERVER_EXPORTS_MAX + 8] = {0, 1, 2}, nr = 3, from = 0;
 
 	keep[nr++] = o->vhost_user_fd;
+	keep[nr++] = o->vmm_fd;
 	keep[nr++] = o->fuse_fd;
 	keep[nr++] = o->control_fd;
 	for (unsigned int i = 0; i < o->nr_exports; i++)

@@ -371,8 +371,17 @@ int fs_quiesce_locked(struct fs *fs)
 	return r ? -EBUSY : 0;
 }
 
-size_t fs_worker_handle(struct fs_worker *w, const struct iovec *req, unsigned int nr_req,
-			const struct iovec *reply, unsigned int nr_reply)
+static void fs_worker_tell_opened(const struct fs_worker *w, struct fs_opened *ret)
+{
+	const struct fs_handle *h = w->opened;
+
+	*ret = (struct fs_opened){.fd = -1};
+	if (h)
+		*ret = (struct fs_opened){h->fd, h->id, h->node->id, h->node->export->id};
+}
+
+size_t fs_worker_begin(struct fs_worker *w, const struct iovec *req, unsigned int nr_req,
+		       const struct iovec *reply, unsigned int nr_reply, struct fs_opened *ret)
 {
 	struct fs_req r = {.fs = w->fs,
 			   .w = w,
@@ -384,19 +393,37 @@ size_t fs_worker_handle(struct fs_worker *w, const struct iovec *req, unsigned i
 	const struct fs_op *op = NULL;
 	int e;
 
+	fs_worker_tick(w);
+	*ret = (struct fs_opened){.fd = -1};
 	if (iov_read(req, nr_req, 0, &r.h, sizeof(r.h)) < sizeof(r.h))
 		return 0;
 	r.reply_room = room - MIN(room, sizeof(struct fuse_out_header));
 	if (r.h.opcode < ARRAY_SIZE(fs_ops) && fs_ops[r.h.opcode].fn)
 		op = &fs_ops[r.h.opcode];
-	fs_worker_tick(w);
 	e = fs_req_serve(&r, op);
-	fs_worker_tick(w);
+	fs_worker_tell_opened(w, ret);
 	log_dbg(FS_COMP, "%s node %llx: %d", op ? op->name : "unknown operation",
 		(unsigned long long)r.h.nodeid, e);
 	if (room < sizeof(struct fuse_out_header) || (op && (op->flags & FS_OP_NO_REPLY)))
 		return 0;
 	return fs_req_reply(&r, e);
+}
+
+void fs_worker_end(struct fs_worker *w)
+{
+	fs_handle_put(w->fs, w->opened);
+	w->opened = NULL;
+	fs_worker_tick(w);
+}
+
+size_t fs_worker_handle(struct fs_worker *w, const struct iovec *req, unsigned int nr_req,
+			const struct iovec *reply, unsigned int nr_reply)
+{
+	struct fs_opened opened;
+	size_t len = fs_worker_begin(w, req, nr_req, reply, nr_reply, &opened);
+
+	fs_worker_end(w);
+	return len;
 }
 
 int fs_worker_new(struct fs *fs, struct fs_worker **ret, struct err *err)

@@ -160,6 +160,27 @@ int fs_export_add(struct fs *fs, const char *name, int fd_taken, uint32_t flags)
 	return 0;
 }
 
+void fs_set_revoke_hook(struct fs *fs, int (*fn)(void *ctx, uint64_t export_id), void *ctx)
+{
+	fs->revoke_hook = fn;
+	fs->revoke_ctx = ctx;
+}
+
+/* Nobody has anything of e any more when this returns; or -EBUSY. Called and returns with the lock. */
+static int fs_export_revoke_locked(struct fs *fs, struct fs_export *e)
+{
+	int r, hook = 0;
+
+	fs_revoke_locked(fs, e);
+	r = fs_quiesce_locked(fs);
+	if (fs->revoke_hook) {
+		fs_unlock(fs);
+		hook = fs->revoke_hook(fs->revoke_ctx, e->id);
+		fs_lock(fs);
+	}
+	return r ? r : hook;
+}
+
 int fs_export_remove(struct fs *fs, const char *name, bool revoke)
 {
 	struct fs_export *e;
@@ -169,10 +190,8 @@ int fs_export_remove(struct fs *fs, const char *name, bool revoke)
 	e = fs_export_find_locked(fs, name);
 	if (e) {
 		list_remove(&e->link);
-		if (revoke) {
-			fs_revoke_locked(fs, e);
-			r = fs_quiesce_locked(fs);
-		}
+		if (revoke)
+			r = fs_export_revoke_locked(fs, e);
 		fs_export_unref_locked(e);
 	}
 	fs_unlock(fs);

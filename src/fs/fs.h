@@ -40,8 +40,19 @@ void fs_free(struct fs *fs);
  * case) is a directory or anything else but a symbolic link. flags: FS_CONTROL_*. -EEXIST, -EINVAL.
  */
 int fs_export_add(struct fs *fs, const char *name, int fd, uint32_t flags);
-/* revoke: what the guest still has of it becomes useless, and is closed when this returns. */
+/*
+ * revoke: what the guest still has of it becomes useless, and is closed when this returns; -EBUSY when
+ * that took too long.
+ */
 int fs_export_remove(struct fs *fs, const char *name, bool revoke);
+
+/*
+ * Before the first revocation: called when an export is being revoked and no request is being served
+ * that began before, by the thread that revokes. Returns when the channel's peer has closed what it
+ * had of the export: 0, or -EBUSY after FS_QUIESCE_MS.
+ */
+void fs_set_revoke_hook(struct fs *fs, int (*fn)(void *ctx, uint64_t export_id), void *ctx);
+#define FS_QUIESCE_MS 2000
 
 /*
  * Saving and restoring what a guest's session is made of, for a virtual machine that is saved and
@@ -69,3 +80,16 @@ void fs_worker_free(struct fs_worker *w);
  */
 size_t fs_worker_handle(struct fs_worker *w, const struct iovec *req, unsigned int nr_req,
 			const struct iovec *reply, unsigned int nr_reply);
+
+/* A regular file that a request opened, for a channel that lets its peer read and write by itself. */
+struct fs_opened {
+	int fd; /* borrowed until fs_worker_end() */
+	uint64_t fh, node_id, export_id;
+};
+/*
+ * As fs_worker_handle(), in two steps: begin serves the request and tells what it opened (fd -1 =
+ * nothing). Until fs_worker_end() the request counts as being served: a revocation waits for it.
+ */
+size_t fs_worker_begin(struct fs_worker *w, const struct iovec *req, unsigned int nr_req,
+		       const struct iovec *reply, unsigned int nr_reply, struct fs_opened *ret);
+void fs_worker_end(struct fs_worker *w);

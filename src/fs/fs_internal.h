@@ -95,6 +95,8 @@ struct fs {
 	uint64_t nr_fds;      /* held for the guest */
 	struct list exports;
 	struct list workers;
+	int (*revoke_hook)(void *ctx, uint64_t export_id); /* constant once there are requests */
+	void *revoke_ctx;
 	pthread_cond_t request_done; /* signalled while `nr_waiting` */
 	unsigned int nr_waiting;
 	uint64_t next_export_id;
@@ -120,6 +122,7 @@ struct fs_worker {
 	bool has_devices; /* CAP_MKNOD */
 	uint64_t caps;	  /* permitted capabilities */
 	mode_t umask;	  /* of this thread, now */
+	struct fs_handle *opened; /* referenced: by the request being served; NULL = none */
 	struct iovec iov[IOV_MAX];
 	uint8_t in[FS_IN_MAX] __attribute__((aligned(8)));
 	uint8_t out[FS_OUT_MAX] __attribute__((aligned(8)));
@@ -172,13 +175,14 @@ void fs_revoke_locked(struct fs *fs, struct fs_export *export);
  * FS_QUIESCE_MS. Called and returns with the lock held.
  */
 int fs_quiesce_locked(struct fs *fs);
-#define FS_QUIESCE_MS 2000
 
 /* DESTROY: forgets all nodes and files. Operations in progress keep theirs until they end. */
 void fs_forget_all(struct fs *fs);
 
 /* handle.c: like nodes. fd is taken over in any case. */
 int fs_handle_new(struct fs *fs, struct fs_node *node, int fd, uint64_t *ret_id);
+/* The handle of a regular file that the request has just made, for fs_worker_begin(). */
+void fs_handle_tell(struct fs_req *r, uint64_t id, struct fs_node *node);
 int fs_handle_get(struct fs *fs, uint64_t id, const struct fs_node *node, struct fs_handle **ret);
 void fs_handle_put(struct fs *fs, struct fs_handle *h);
 /* By the node's number: a node that was forgotten or revoked meanwhile still lets go of its files. */

@@ -53,6 +53,13 @@ int fs_handle_get(struct fs *fs, uint64_t id, const struct fs_node *node, struct
 	return h ? 0 : -EBADF;
 }
 
+void fs_handle_tell(struct fs_req *r, uint64_t id, struct fs_node *node)
+{
+	/* Gone already when another thread of the guest guessed its number and released it. */
+	if (node->type == S_IFREG)
+		(void)fs_handle_get(r->fs, id, node, &r->w->opened);
+}
+
 void fs_handle_put(struct fs *fs, struct fs_handle *h)
 {
 	bool last;

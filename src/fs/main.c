@@ -64,17 +64,31 @@ static int main_watch(struct main_state *s)
 	return 0;
 }
 
+struct main_channel {
+	unsigned int (*nr_threads)(const struct server_options *o);
+	int (*start)(struct server_crew *crew, struct fs *fs, const struct server_options *o,
+		     struct err *err);
+};
+
+static const struct main_channel *main_channel(const struct server_options *o)
+{
+	static const struct main_channel vhost = {channel_vhost_nr_threads, channel_vhost_start};
+	static const struct main_channel vmm = {channel_vmm_nr_threads, channel_vmm_start};
+	static const struct main_channel fuse = {channel_fuse_nr_threads, channel_fuse_start};
+
+	if (o->vhost_user_fd >= 0)
+		return &vhost;
+	return o->vmm_fd >= 0 ? &vmm : &fuse;
+}
+
 static int main_start_channel(struct main_state *s)
 {
 	const struct server_options *o = &s->options;
-	bool vhost = o->vhost_user_fd >= 0;
-	int r = server_crew_init(&s->crew,
-				 vhost ? channel_vhost_nr_threads(o) : channel_fuse_nr_threads(o),
-				 &s->err);
+	const struct main_channel *c = main_channel(o);
+	int r = server_crew_init(&s->crew, c->nr_threads(o), &s->err);
 
 	if (!r)
-		r = vhost ? channel_vhost_start(&s->crew, s->fs, o, &s->err)
-			  : channel_fuse_start(&s->crew, s->fs, o, &s->err);
+		r = c->start(&s->crew, s->fs, o, &s->err);
 	return r ? r : server_crew_wait_prepared(&s->crew, &s->err);
 }
 

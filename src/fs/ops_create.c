@@ -221,10 +221,12 @@ static int fs_answer_created(struct fs_req *r, int fd_taken, int flags)
 	if (e)
 		return e;
 	e = fs_handle_new(r->fs, node, take_fd(&fd), &fh);
-	if (e < 0)
+	if (e < 0) {
 		fs_node_forget(r->fs, node->id, 1);
-	else
+	} else {
 		fs_fill_open(&out->open, node->export, fh, flags, false);
+		fs_handle_tell(r, fh, node);
+	}
 	fs_node_put(r->fs, node);
 	return e;
 }

@@ -61,8 +61,10 @@ int fs_op_open(struct fs_req *r)
 	if (fd < 0)
 		return fd;
 	e = fs_handle_new(r->fs, r->node, fd, &fh);
-	if (!e)
+	if (!e) {
 		fs_fill_open(out, r->node->export, fh, flags, false);
+		fs_handle_tell(r, fh, r->node);
+	}
 	return e;
 }
 

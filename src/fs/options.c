@@ -18,6 +18,7 @@
 
 enum option_id {
 	OPTION_VHOST_USER_FD = 1,
+	OPTION_VMM_FD,
 	OPTION_FUSE_FD,
 	OPTION_CONTROL_FD,
 	OPTION_MOUNT,
@@ -32,6 +33,7 @@ enum option_id {
 
 static const struct option option_table[] = {
 	{"vhost-user-fd", required_argument, NULL, OPTION_VHOST_USER_FD},
+	{"vmm-fd", required_argument, NULL, OPTION_VMM_FD},
 	{"fuse-fd", required_argument, NULL, OPTION_FUSE_FD},
 	{"control-fd", required_argument, NULL, OPTION_CONTROL_FD},
 	{"mount", required_argument, NULL, OPTION_MOUNT},
@@ -51,6 +53,7 @@ static const char option_help[] =
 	"\n"
 	"Channels (exactly one):\n"
 	"  --vhost-user-fd=N     connected socket of a vhost-user-fs front-end\n"
+	"  --vmm-fd=N            SEQPACKET socket of harpoon-vmm\n"
 	"  --fuse-fd=N           open /dev/fuse that is mounted already\n"
 	"  --mount=DIR           mount on DIR of this host and serve it (for tests)\n"
 	"\n"
@@ -163,6 +166,8 @@ static int option_take(struct server_options *o, int id, const char *name, struc
 	switch (id) {
 	case OPTION_VHOST_USER_FD:
 		return option_fd(name, optarg, &o->vhost_user_fd, err);
+	case OPTION_VMM_FD:
+		return option_fd(name, optarg, &o->vmm_fd, err);
 	case OPTION_FUSE_FD:
 		return option_fd(name, optarg, &o->fuse_fd, err);
 	case OPTION_CONTROL_FD:
@@ -198,6 +203,7 @@ int server_options_parse(struct server_options *o, int argc, char **argv, struct
 	int id, index = 0, r = 0;
 
 	*o = (struct server_options){.vhost_user_fd = -1,
+				     .vmm_fd = -1,
 				     .fuse_fd = -1,
 				     .control_fd = -1,
 				     .nr_request_queues = 1,
@@ -209,9 +215,10 @@ int server_options_parse(struct server_options *o, int argc, char **argv, struct
 	if (optind < argc)
 		return err_say(err, -EINVAL, "'%s' is not an option; try 'harpoon-fs --help'",
 			       argv[optind]);
-	if ((o->vhost_user_fd >= 0) + (o->fuse_fd >= 0) + (o->mount != NULL) != 1)
+	if ((o->vhost_user_fd >= 0) + (o->vmm_fd >= 0) + (o->fuse_fd >= 0) + (o->mount != NULL) !=
+	    1)
 		return err_say(err, -EINVAL,
-			       "give one of --vhost-user-fd, --fuse-fd and --mount; try "
+			       "give one of --vhost-user-fd, --vmm-fd, --fuse-fd and --mount; try "
 			       "'harpoon-fs --help'");
 	return 0;
 }

@@ -41,12 +41,12 @@ static const struct confine_call confine_calls[] = {
 	{SCMP_SYS(epoll_wait), "kicks of a queue; the main loop"},
 	{SCMP_SYS(epoll_pwait), "the same, as newer C libraries call it"},
 	{SCMP_SYS(epoll_ctl), "a queue's kick descriptor comes and goes"},
-	{SCMP_SYS(recvmsg), "control and vhost-user messages"},
+	{SCMP_SYS(recvmsg), "control, vhost-user and link messages"},
 	{SCMP_SYS(sendmsg), "their answers"},
 	/* names and attributes */
 	{SCMP_SYS(openat), "look-up, open, create; by /proc/self/fd back to a file"},
 	{SCMP_SYS(statx), "attributes"},
-	{SCMP_SYS(fstat), "size of a guest memory file"},
+	{SCMP_SYS(fstat), "size of a memory file"},
 	{SCMP_SYS(newfstatat), "the same, as the C library calls it"},
 	{SCMP_SYS(fstatfs), "STATFS; is an export on a network file system"},
 	{SCMP_SYS(readlinkat), "READLINK"},
@@ -104,6 +104,7 @@ static const struct confine_call confine_calls[] = {
 };
 
 static const int confine_fcntl_commands[] = {
+	F_GET_SEALS,	/* of the channel's memory */
 	F_GETFL,	/* what kind of descriptor is an export */
 	F_SETFL,	/* kick and call descriptors do not block */
 	F_DUPFD_CLOEXEC /* FLUSH; a node for an export */

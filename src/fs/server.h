@@ -24,6 +24,7 @@ struct server_export {
 
 struct server_options {
 	int vhost_user_fd; /* -1 = not given; likewise below */
+	int vmm_fd;
 	int fuse_fd;
 	int control_fd;
 	const char *mount; /* borrowed from argv */
@@ -66,6 +67,10 @@ int channel_fuse_start(struct server_crew *crew, struct fs *fs, const struct ser
 unsigned int channel_vhost_nr_threads(const struct server_options *o);
 int channel_vhost_start(struct server_crew *crew, struct fs *fs, const struct server_options *o,
 			struct err *err);
+
+unsigned int channel_vmm_nr_threads(const struct server_options *o);
+int channel_vmm_start(struct server_crew *crew, struct fs *fs, const struct server_options *o,
+		      struct err *err);
 
 /* Mounts a FUSE file system on dir; returns the /dev/fuse descriptor that serves it. */
 int channel_fuse_mount(const char *dir, struct err *err);
