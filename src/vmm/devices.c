@@ -3,16 +3,24 @@
 
 #include <errno.h>
 
+#include "dev/rng.h"
 #include "util.h"
 
 typedef int (*devices_new_fn)(const struct vmm_request *req, int *fds, struct virtio_device **ret,
 			      struct err *err);
 
+static int devices_new_rng(const struct vmm_request *req, int *fds, struct virtio_device **ret,
+			   struct err *err)
+{
+	return virtio_rng_new(ret, err);
+}
+
 static const struct {
 	size_t nr_fds;
 	devices_new_fn fn;
 } devices_table[VMM_DEVICE_MAX] = {
-	[VMM_DEVICE_VSOCK] = {0, NULL},
+	[VMM_DEVICE_VSOCK] = {0, NULL}, /* see streams.h */
+	[VMM_DEVICE_RNG] = {0, devices_new_rng},
 };
 
 size_t devices_nr_fds(uint32_t kind)
