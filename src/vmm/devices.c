@@ -3,6 +3,8 @@
 
 #include <errno.h>
 
+#include "cleanup.h"
+#include "dev/blk.h"
 #include "dev/rng.h"
 #include "util.h"
 
@@ -15,12 +17,25 @@ static int devices_new_rng(const struct vmm_request *req, int *fds, struct virti
 	return virtio_rng_new(ret, err);
 }
 
+static int devices_new_blk(const struct vmm_request *req, int *fds, struct virtio_device **ret,
+			   struct err *err)
+{
+	return virtio_blk_new(
+		&(struct virtio_blk_params){
+			.fd = take_fd(&fds[0]),
+			.read_only = req->device.flags & VMM_BLK_READ_ONLY,
+			.serial = req->device.tag,
+		},
+		ret, err);
+}
+
 static const struct {
 	size_t nr_fds;
 	devices_new_fn fn;
 } devices_table[VMM_DEVICE_MAX] = {
 	[VMM_DEVICE_VSOCK] = {0, NULL}, /* see streams.h */
 	[VMM_DEVICE_RNG] = {0, devices_new_rng},
+	[VMM_DEVICE_BLK] = {1, devices_new_blk},
 };
 
 size_t devices_nr_fds(uint32_t kind)

@@ -36,7 +36,7 @@ enum vmm_device_kind {
 	VMM_DEVICE_VSOCK = 1, /* no descriptor; cid. The agent's streams need one */
 	VMM_DEVICE_RNG,	      /* no descriptor */
 	VMM_DEVICE_BALLOON,   /* no descriptor */
-	VMM_DEVICE_BLK,	      /* the file or block device */
+	VMM_DEVICE_BLK,	      /* the file or block device; tag: its serial number */
 	VMM_DEVICE_NET,	      /* the tap, or with VMM_NET_STREAM a socket; mac */
 	VMM_DEVICE_FS,	      /* the channel to harpoon-fs; tag */
 	VMM_DEVICE_MAX
