@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -44,6 +45,8 @@ int main(int argc, char **argv)
 	}
 	log_init(STDERR_FILENO, LOG_LEVEL_WARN, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	/* No dump, no debugger: its memory is the guest's. */
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	if (main_serve(&err)) {
 		fprintf(stderr, "harpoon-vmm: %s\n", err.msg);
 		_exit(1);

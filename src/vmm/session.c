@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -122,6 +123,7 @@ static void session_init_thread(void *ctx, enum machine_thread kind, const char 
 	struct session *s = ctx;
 	struct err err;
 
+	prctl(PR_SET_NAME, name, 0, 0, 0);
 	if (!s->confined)
 		return;
 	if (confine_thread(kind == MACHINE_THREAD_VCPU ? CONFINE_VCPU : CONFINE_WORKER, &err)) {
