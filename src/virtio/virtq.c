@@ -260,16 +260,23 @@ bool virtq_has_more(const struct virtq *q)
 	return !q->broken && virtq_avail_idx(q) != q->last_avail;
 }
 
+void virtq_push_all(struct virtq *q, const struct virtq_done *done, unsigned int nr)
+{
+	for (unsigned int i = 0; i < nr; i++) {
+		struct vring_used_elem *e = &q->used->ring[q->used_idx & (q->size - 1)];
+
+		q->in_flight[done[i].head / 64] &= ~(1ULL << (done[i].head % 64));
+		q->nr_in_flight--;
+		e->id = htole32(done[i].head);
+		e->len = htole32(done[i].written);
+		q->used_idx++;
+	}
+	__atomic_store_n(&q->used->idx, htole16(q->used_idx), __ATOMIC_RELEASE);
+}
+
 void virtq_push(struct virtq *q, uint16_t head, uint32_t written)
 {
-	struct vring_used_elem *e = &q->used->ring[q->used_idx & (q->size - 1)];
-
-	q->in_flight[head / 64] &= ~(1ULL << (head % 64));
-	q->nr_in_flight--;
-	e->id = htole32(head);
-	e->len = htole32(written);
-	q->used_idx++;
-	__atomic_store_n(&q->used->idx, htole16(q->used_idx), __ATOMIC_RELEASE);
+	virtq_push_all(q, &(struct virtq_done){.head = head, .written = written}, 1);
 }
 
 bool virtq_should_notify(struct virtq *q)

@@ -81,6 +81,12 @@ bool virtq_has_more(const struct virtq *q);
 
 /* Gives a request back, with `written` bytes placed in its writable buffers. */
 void virtq_push(struct virtq *q, uint16_t head, uint32_t written);
+/* Several at once: the guest sees all of them or none (buffers that belong together). */
+struct virtq_done {
+	uint16_t head;
+	uint32_t written;
+};
+void virtq_push_all(struct virtq *q, const struct virtq_done *done, unsigned int nr);
 /* After pushes: must the guest be interrupted? */
 bool virtq_should_notify(struct virtq *q);
 
