@@ -2,12 +2,16 @@
 #include <asm/bootparam.h>
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -16,6 +20,7 @@
 #include "boot.h"
 #include "bus.h"
 #include "cleanup.h"
+#include "confine.h"
 #include "cpuid.h"
 #include "kernel.h"
 #include "layout.h"
@@ -607,6 +612,163 @@ static void test_serial_registers(void **state)
 	serial_done(&s);
 }
 
+/* ---- system call filters ---- */
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FILTER_KILLS 0
+#else
+#define FILTER_KILLS 1
+#endif
+
+typedef long (*call_fn)(void);
+
+static long call_open(void)
+{
+	return syscall(SYS_openat, AT_FDCWD, "/", O_RDONLY, 0);
+}
+
+static long call_socket(void)
+{
+	return syscall(SYS_socket, AF_UNIX, SOCK_STREAM, 0);
+}
+
+static long call_connect(void)
+{
+	return syscall(SYS_connect, 0, NULL, 0);
+}
+
+static long call_execve(void)
+{
+	return syscall(SYS_execve, "/bin/true", NULL, NULL);
+}
+
+static long call_fork(void)
+{
+	return syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+}
+
+static long call_ptrace(void)
+{
+	return syscall(SYS_ptrace, 0, 0, 0, 0);
+}
+
+static long call_kill(void)
+{
+	return syscall(SYS_kill, 1, 0);
+}
+
+static long call_tgkill_other(void)
+{
+	return syscall(SYS_tgkill, getppid(), getppid(), 0);
+}
+
+static long call_mmap_exec(void)
+{
+	return syscall(SYS_mmap, NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		       0);
+}
+
+static long call_mprotect_exec(void)
+{
+	return syscall(SYS_mprotect, NULL, 4096, PROT_EXEC);
+}
+
+static long call_create_vm(void)
+{
+	return syscall(SYS_ioctl, 0, KVM_CREATE_VM, 0);
+}
+
+static long call_set_memory(void)
+{
+	return syscall(SYS_ioctl, 0, KVM_SET_USER_MEMORY_REGION, NULL);
+}
+
+static long call_run(void)
+{
+	return syscall(SYS_ioctl, -1, KVM_RUN, 0);
+}
+
+static long call_fcntl_dup(void)
+{
+	return syscall(SYS_fcntl, 0, F_DUPFD, 0);
+}
+
+static long call_x32(void)
+{
+	return syscall(0x40000000 | SYS_getpid);
+}
+
+static long call_epoll(void)
+{
+	return syscall(SYS_epoll_wait, -1, NULL, 1, 0);
+}
+
+static long call_mmap(void)
+{
+	return syscall(SYS_mmap, NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		       -1, 0);
+}
+
+static long call_write(void)
+{
+	return syscall(SYS_write, -1, NULL, 0);
+}
+
+static long call_recvmsg(void)
+{
+	return syscall(SYS_recvmsg, -1, NULL, 0);
+}
+
+/* In a child that is filtered as such a thread: does the call return? */
+static bool call_passes(enum confine_kind kind, call_fn fn)
+{
+	pid_t pid = fork();
+	struct err err = {0};
+	int status;
+
+	assert_true(pid >= 0);
+	if (!pid) {
+		if (confine_thread(kind, &err))
+			_exit(2);
+		fn();
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WIFSIGNALED(status)) {
+		assert_int_equal(WTERMSIG(status), SIGSYS);
+		return false;
+	}
+	assert_int_equal(WEXITSTATUS(status), 0);
+	return true;
+}
+
+static void test_filters(void **state)
+{
+	static const call_fn never[] = {
+		call_open,	    call_socket,    call_connect,    call_execve,
+		call_fork,	    call_ptrace,    call_kill,	     call_mmap_exec,
+		call_mprotect_exec, call_create_vm, call_set_memory, call_tgkill_other,
+		call_fcntl_dup,	    call_x32,
+	};
+	static const call_fn always[] = {call_mmap, call_write};
+
+	if (!FILTER_KILLS) {
+		print_message("this build's filters only report\n");
+		skip();
+	}
+	for (int kind = 0; kind < CONFINE_KIND_MAX; kind++) {
+		for (size_t i = 0; i < ARRAY_SIZE(never); i++)
+			assert_false(call_passes(kind, never[i]));
+		for (size_t i = 0; i < ARRAY_SIZE(always); i++)
+			assert_true(call_passes(kind, always[i]));
+		assert_int_equal(call_passes(kind, call_run), kind == CONFINE_VCPU);
+	}
+	assert_false(call_passes(CONFINE_VCPU, call_epoll));
+	assert_false(call_passes(CONFINE_VCPU, call_recvmsg));
+	assert_true(call_passes(CONFINE_LOOP, call_epoll));
+	assert_true(call_passes(CONFINE_LOOP, call_recvmsg));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -627,6 +789,7 @@ int main(void)
 		cmocka_unit_test(test_serial_sends),
 		cmocka_unit_test(test_serial_slow_reader),
 		cmocka_unit_test(test_serial_registers),
+		cmocka_unit_test(test_filters),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
