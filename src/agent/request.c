@@ -6,12 +6,14 @@
 
 #include <errno.h>
 #include <linux/filter.h>
+#include <net/if.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "mux.h"
+#include "rtnl.h"
 
 #define REQUEST_NEWTIME 0x00000080u
 
@@ -421,4 +423,97 @@ int request_check_configure(const AGENT_PB(ConfigureRequest) * r, struct err *er
 		return err_say(err, -EINVAL, "clock %lld ns is before 1970",
 			       (long long)r->realtime_ns);
 	return request_check_len("the hostname", r->hostname, 64, err);
+}
+
+static bool request_is_ip(const ProtobufCBinaryData *b)
+{
+	return b->len == 4 || b->len == 16;
+}
+
+/* None, or of this length. */
+static bool request_is_ip_or_none(const ProtobufCBinaryData *b, size_t len)
+{
+	return !b->len || b->len == len;
+}
+
+/* As the kernel takes names of interfaces. */
+static bool request_interface_name_is_valid(const char *name)
+{
+	size_t len = strnlen(name, IFNAMSIZ);
+
+	if (!len || len == IFNAMSIZ || !strcmp(name, ".") || !strcmp(name, ".."))
+		return false;
+	for (; *name; name++)
+		if (*name == '/' || *name == ':' || *name <= ' ' || *name == 0x7f)
+			return false;
+	return true;
+}
+
+static int request_check_address(const AGENT_PB(NetAddress) * a, struct err *err)
+{
+	size_t len = a->local.len;
+
+	if (!request_is_ip(&a->local) || !request_is_ip_or_none(&a->peer, len) ||
+	    !request_is_ip_or_none(&a->broadcast, len) || a->prefix_len > len * 8 || a->scope > 255)
+		return err_say(err, -EINVAL, "an address of an interface is not one");
+	return 0;
+}
+
+static int request_check_interface(const AGENT_PB(NetworkRequest) * r, size_t i, struct err *err)
+{
+	const AGENT_PB(NetInterface) *p = r->interfaces[i];
+
+	if (!request_interface_name_is_valid(p->name))
+		return err_say(err, -EINVAL, "'%.32s' is no name for an interface", p->name);
+	if (p->nic >= r->nr_nics || p->mac.len != 6)
+		return err_say(err, -EINVAL,
+			       "interface '%s': device %u of %u, address of %zu bytes", p->name,
+			       p->nic, r->nr_nics, p->mac.len);
+	for (size_t k = 0; k < i; k++)
+		if (r->interfaces[k]->nic == p->nic || !strcmp(r->interfaces[k]->name, p->name))
+			return err_say(err, -EINVAL, "interface '%s' is given twice", p->name);
+	if (request_check_count("addresses", p->n_addresses, REQUEST_ADDRESSES_MAX, err) ||
+	    request_check_count("neighbours", p->n_neighbours, REQUEST_ADDRESSES_MAX, err))
+		return err->code;
+	for (size_t k = 0; k < p->n_addresses; k++)
+		if (request_check_address(p->addresses[k], err))
+			return err->code;
+	for (size_t k = 0; k < p->n_neighbours; k++)
+		if (!request_is_ip(&p->neighbours[k]->address) || p->neighbours[k]->mac.len != 6)
+			return err_say(err, -EINVAL, "a neighbour of '%s' is not one", p->name);
+	return 0;
+}
+
+static int request_check_route(const AGENT_PB(NetworkRequest) * r, const AGENT_PB(NetRoute) * p,
+			       struct err *err)
+{
+	size_t len = p->ipv6 ? 16 : 4;
+
+	if (!request_is_ip_or_none(&p->dst, len) || !request_is_ip_or_none(&p->source, len) ||
+	    p->dst_len > len * 8 || (p->dst_len && !p->dst.len) || p->protocol > 255 ||
+	    p->scope > 255 || p->type > 255 || p->tos > 255)
+		return err_say(err, -EINVAL, "a route is not one");
+	if (request_check_count("next hops", p->n_nexthops, RTNL_NEXTHOPS_MAX, err) ||
+	    request_check_count("metrics of a route", p->n_metrics, RTNL_METRICS_MAX, err))
+		return err->code;
+	for (size_t i = 0; i < p->n_nexthops; i++)
+		if (p->nexthops[i]->interface >= r->n_interfaces ||
+		    (p->nexthops[i]->gateway.len && !request_is_ip(&p->nexthops[i]->gateway)))
+			return err_say(err, -EINVAL, "a route leads nowhere");
+	return 0;
+}
+
+int request_check_network(const AGENT_PB(NetworkRequest) * r, struct err *err)
+{
+	if (request_check_count("network devices", r->nr_nics, REQUEST_NICS_MAX, err) ||
+	    request_check_count("interfaces", r->n_interfaces, REQUEST_NICS_MAX, err) ||
+	    request_check_count("routes", r->n_routes, REQUEST_ROUTES_MAX, err))
+		return err->code;
+	for (size_t i = 0; i < r->n_interfaces; i++)
+		if (request_check_interface(r, i, err))
+			return err->code;
+	for (size_t i = 0; i < r->n_routes; i++)
+		if (request_check_route(r, r->routes[i], err))
+			return err->code;
+	return 0;
 }

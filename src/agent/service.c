@@ -13,6 +13,7 @@
 #include "console.h"
 #include "guest.h"
 #include "log.h"
+#include "network.h"
 #include "state.h"
 
 /* What Stats sends, as far as the kernel has it. */
@@ -59,6 +60,17 @@ static void service_create(struct rpc_call *call, const ProtobufCMessage *reques
 	    agent_prepare(a, &err) || guest_mount_shared(a->params, &err) ||
 	    container_create(a, r, call, &err))
 		rpc_fail_err(call, &err);
+}
+
+static void service_network(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(NetworkRequest) *r = (const void *)request;
+	struct err err = {0};
+
+	if (request_check_network(r, &err) || network_set_up(r, &err))
+		rpc_fail_err(call, &err);
+	else
+		rpc_reply_empty(call);
 }
 
 static void service_exec(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
@@ -248,6 +260,7 @@ static void service_shutdown(struct rpc_call *call, const ProtobufCMessage *requ
 
 static const struct rpc_method service_methods[] = {
 	{"Configure", SERVICE_TYPE(configure_request), SERVICE_TYPE(empty), service_configure},
+	{"Network", SERVICE_TYPE(network_request), SERVICE_TYPE(empty), service_network},
 	{"CreateContainer", SERVICE_TYPE(create_container_request),
 	 SERVICE_TYPE(create_container_response), service_create},
 	{"Exec", SERVICE_TYPE(exec_request), SERVICE_TYPE(empty), service_exec},
