@@ -69,6 +69,18 @@ struct hv_nic {
 };
 
 /*
+ * A program that is the network behind a stream (passt): started before the VM as a child like the VM's other
+ * processes, in our network namespace, with one descriptor. It confines itself and ends when that closes. The VM
+ * outlives it, without a network.
+ */
+struct hv_helper {
+	const char *path;
+	char *const *argv; /* NULL-terminated */
+	int fd;		   /* becomes HV_HELPER_FD; borrowed until hv_vm_start() has returned */
+};
+#define HV_HELPER_FD 3
+
+/*
  * Hardware address of the n-th network device at birth, by which the agent tells them apart: the last byte is
  * n. Locally administered; the guest sets another one before it uses the device.
  */
@@ -87,9 +99,10 @@ struct hv_params {
 	const int *cgroup_fds;
 	size_t nr_cgroup_fds;
 	uint32_t nr_vcpus;
-	uint64_t mem_bytes;	   /* guest RAM */
-	const struct hv_nic *nics; /* borrowed until hv_vm_start() has returned */
-	size_t nr_nics;		   /* HV_NICS_MAX at most */
+	uint64_t mem_bytes;		    /* guest RAM */
+	const struct hv_nic *nics;	    /* borrowed until hv_vm_start() has returned */
+	size_t nr_nics;			    /* HV_NICS_MAX at most */
+	const struct hv_helper *net_helper; /* borrowed likewise; NULL = none */
 };
 
 struct hv_footprint {

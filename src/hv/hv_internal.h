@@ -59,6 +59,7 @@ struct hv_vm {
 	enum hv_state state;
 	struct child vmm;
 	struct fs_server fs;
+	struct child net_helper;
 	struct list shares;	 /* of struct hv_share, until the start */
 	struct console *console; /* owned; NULL before the start */
 	/* The agent's channel: open from the start on, over when nothing more comes out of it. */

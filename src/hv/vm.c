@@ -48,7 +48,8 @@ static void hv_on_final(void *ctx)
 static void hv_check_final(struct hv_vm *vm)
 {
 	if (vm->state != HV_ENDING || child_is_running(&vm->vmm) ||
-	    child_is_running(&vm->fs.child) || (vm->channel_open && !vm->channel_over))
+	    child_is_running(&vm->fs.child) || child_is_running(&vm->net_helper) ||
+	    (vm->channel_open && !vm->channel_over))
 		return;
 	if (!vm->exit_timer.loop)
 		loop_timer_arm(vm->loop, &vm->exit_timer, 0, hv_on_final, vm);
@@ -69,6 +70,20 @@ void hv_end(struct hv_vm *vm, enum hv_exit_kind kind, const char *fmt, ...)
 	loop_timer_cancel(&vm->grace_timer);
 	child_kill(&vm->vmm);
 	child_kill(&vm->fs.child);
+	child_kill(&vm->net_helper);
+	hv_check_final(vm);
+}
+
+static void hv_on_net_helper_exit(void *ctx)
+{
+	struct hv_vm *vm = ctx;
+	char how[200];
+
+	/* It follows the VMM, whose end may not be known yet; then nobody misses it. */
+	if (vm->state == HV_RUNNING) {
+		child_describe_exit(&vm->net_helper, how, sizeof(how));
+		log_info("hv", "the user-mode network %s", how);
+	}
 	hv_check_final(vm);
 }
 
@@ -242,8 +257,11 @@ int hv_vm_new(struct loop *loop, const struct hv_params *params, const struct hv
 	list_init(&vm->shares);
 	child_init(&vm->vmm, loop, vm->ops->name, hv_on_vmm_exit, vm);
 	fs_server_init(&vm->fs, loop, hv_on_fs_exit, vm);
+	child_init(&vm->net_helper, loop, "net", hv_on_net_helper_exit, vm);
 	vm->vmm.cgroup_fds = vm->fs.child.cgroup_fds = params->cgroup_fds;
 	vm->vmm.nr_cgroup_fds = vm->fs.child.nr_cgroup_fds = params->nr_cgroup_fds;
+	vm->net_helper.cgroup_fds = params->cgroup_fds;
+	vm->net_helper.nr_cgroup_fds = params->nr_cgroup_fds;
 	r = vm->ops->new (vm, err);
 	if (r)
 		return r;
@@ -270,7 +288,9 @@ void hv_vm_free(struct hv_vm *vm)
 	/* Both are signalled before the first is waited for. */
 	child_kill(&vm->vmm);
 	child_kill(&vm->fs.child);
+	child_kill(&vm->net_helper);
 	child_done(&vm->vmm);
+	child_done(&vm->net_helper);
 	fs_server_done(&vm->fs);
 	vm->ops->free(vm);
 	console_free(vm->console);
@@ -314,7 +334,7 @@ int hv_vm_share(struct hv_vm *vm, const char *name, int dirfd, uint32_t flags, s
 
 static int hv_save_processes(const struct hv_vm *vm, struct err *err)
 {
-	const struct child *children[] = {&vm->vmm, &vm->fs.child};
+	const struct child *children[] = {&vm->vmm, &vm->fs.child, &vm->net_helper};
 	struct procs_entry entries[ARRAY_SIZE(children)];
 	size_t nr = 0;
 
@@ -332,6 +352,23 @@ static int hv_save_processes(const struct hv_vm *vm, struct err *err)
 	return procs_save(vm->params.state_dir_fd, entries, nr, err);
 }
 
+static int hv_start_net_helper(struct hv_vm *vm, struct err *err)
+{
+	const struct hv_helper *h = vm->params.net_helper;
+
+	static_assert(HV_HELPER_FD == SPAWN_FD_FIRST, "the one descriptor is the first");
+	if (!h)
+		return 0;
+	return child_start(&vm->net_helper,
+			   &(struct spawn_params){
+				   .path = h->path,
+				   .argv = h->argv,
+				   .fds = &h->fd,
+				   .nr_fds = 1,
+			   },
+			   err);
+}
+
 /* Both processes, with a socket pair between them that nobody else keeps. */
 static int hv_start_processes(struct hv_vm *vm, struct err *err)
 {
@@ -344,6 +381,8 @@ static int hv_start_processes(struct hv_vm *vm, struct err *err)
 	fs_end = pair[0];
 	vmm_end = pair[1];
 	r = fs_server_start(&vm->fs, vm->params.config->fs_server, fs_end, err);
+	if (!r)
+		r = hv_start_net_helper(vm, err);
 	if (!r)
 		r = hv_save_processes(vm, err);
 	if (!r)
@@ -378,10 +417,12 @@ int hv_vm_start(struct hv_vm *vm, struct err *err)
 	if (!r)
 		r = hv_export_shares(vm, err);
 	vm->params.nics = NULL; /* the caller's, until now */
+	vm->params.net_helper = NULL;
 	if (r) {
 		/* Nothing runs on after a failed start; no callback either. */
 		vm->state = HV_ENDED;
 		child_done(&vm->vmm);
+		child_done(&vm->net_helper);
 		fs_server_done(&vm->fs);
 		return r;
 	}
