@@ -8,6 +8,7 @@ import glob
 import os
 import pathlib
 
+from . import netlab
 from .containerd import wait_until
 
 # Changing all the time, and not a container's doing.
@@ -115,6 +116,8 @@ class Checker:
             "unix sockets": sockets(),
             "files": files(self.folders),
             "network links": links(),
+            "taps and traffic control": netlab.traffic_control(),
+            "network namespaces": set(netlab.namespaces()),
             "System V IPC": ipc(),
         }
         if self.root:

@@ -13,6 +13,7 @@
 #include "log.h"
 
 #define CONFIG_VCPUS_MAX 32
+#define CONFIG_NICS_MAX 8
 #define CONFIG_MEM_MIN_MIB 64
 #define CONFIG_MEM_MAX_MIB (1024 * 1024)
 
@@ -31,8 +32,10 @@ struct config {
 	uint32_t vcpus;
 	uint32_t memory_mib;	      /* when the container sets no limit */
 	uint32_t memory_overhead_mib; /* added to the container's limit */
+	/* [network] */
+	uint32_t nics; /* network devices a VM is born with */
 	/* [programs] */
-	char *qemu, *fs_server, *vmm;
+	char *qemu, *fs_server, *vmm, *passt;
 	/* [log] */
 	enum log_level log_level;
 	/* [limits] */

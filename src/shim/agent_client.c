@@ -20,6 +20,7 @@ static const struct {
 	const ProtobufCMessageDescriptor *response; /* NULL = nothing to know */
 } agent_methods[] = {
 	[AGENT_CONFIGURE] = {"Configure", NULL},
+	[AGENT_NETWORK] = {"Network", NULL},
 	[AGENT_CREATE_CONTAINER] = {"CreateContainer", NULL},
 	[AGENT_EXEC] = {"Exec", NULL},
 	[AGENT_START] = {"Start", &harpoon__agent__v1__start_response__descriptor},

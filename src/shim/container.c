@@ -64,6 +64,7 @@ static void container_free_vm(struct container *c)
 	vm = take_ptr(&c->vm);
 	if (vm)
 		hv_vm_free(vm);
+	network_free(take_ptr(&c->network));
 }
 
 void container_free(struct container *c)
@@ -292,9 +293,46 @@ static void container_started(void *ctx, const ProtobufCMessage *response, enum 
 	container_poststart(c);
 }
 
-void container_start(struct container *c, struct rpc_call *call)
+static void container_start_process(struct container *c)
 {
 	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+
+	ref.id = c->id;
+	agent_client_call(c->agent, AGENT_START, &ref.base, container_call_timeout_ns(c),
+			  container_started, c);
+}
+
+static void container_network_set_up(void *ctx, const ProtobufCMessage *response,
+				     enum rpc_code code, const char *message)
+{
+	struct container *c = ctx;
+
+	if (code != RPC_OK)
+		container_started(c, response, code, message);
+	else
+		container_start_process(c);
+}
+
+/* Not earlier: some clients give the container its interfaces only when Create was answered. */
+static void container_start_network(struct container *c)
+{
+	VMREQ_PB(NetworkRequest) *r = NULL;
+	struct err err = {0};
+
+	if (network_connect(c->network, c->state_fd, &r, &err)) {
+		rpc_fail_err(take_ptr(&c->init.start_call), &err);
+		return;
+	}
+	if (r)
+		agent_client_call(c->agent, AGENT_NETWORK, &r->base, container_call_timeout_ns(c),
+				  container_network_set_up, c);
+	else
+		container_start_process(c);
+	vmreq_network_free(r);
+}
+
+void container_start(struct container *c, struct rpc_call *call)
+{
 
 	if (c->init.start_call) {
 		rpc_fail(call, RPC_UNKNOWN, "cannot start a running process");
@@ -307,9 +345,7 @@ void container_start(struct container *c, struct rpc_call *call)
 		return;
 	}
 	c->init.start_call = call;
-	ref.id = c->id;
-	agent_client_call(c->agent, AGENT_START, &ref.base, container_call_timeout_ns(c),
-			  container_started, c);
+	container_start_network(c);
 }
 
 /* ---- pause and resume ---- */

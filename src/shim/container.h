@@ -20,6 +20,7 @@
 #include "containerd_task.pb-c.h"
 #include "hooks.h"
 #include "hv.h"
+#include "network.h"
 #include "process.h"
 #include "shim.h"
 
@@ -48,6 +49,7 @@ struct container {
 	struct hostcgroup *cgroup; /* NULL = the host has none */
 	uint64_t mem_bytes;	   /* of the VM */
 	struct hv_vm *vm;
+	struct network *network;
 	struct agent_client *agent;
 	pid_t pid; /* of the VM; kept when it is gone */
 	struct process init;

@@ -13,15 +13,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
-#include <linux/nsfs.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/random.h>
-#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,8 +48,7 @@ struct create {
 	const Ctrd__CreateTaskRequest *req; /* lives as long as the call */
 	unsigned int needs;
 	enum vmreq_mount_kind *kinds; /* one per mount of the spec */
-	int netns_fd;
-	struct err err; /* code != 0: failed, being taken back */
+	struct err err;		      /* code != 0: failed, being taken back */
 	struct loop_timer fail_timer;
 	bool taking_back;
 };
@@ -64,7 +58,6 @@ static void create_free(struct container *c)
 	struct create *cr = take_ptr(&c->create);
 
 	loop_timer_cancel(&cr->fail_timer);
-	cleanup_closep(&cr->netns_fd);
 	free(cr->kinds);
 	free(cr);
 }
@@ -330,25 +323,6 @@ static int create_check_request(const Ctrd__CreateTaskRequest *req, struct err *
 
 /* ---- the VM ---- */
 
-/* A namespace by path, the host's own (no network namespace in the spec), or -1 for a new one. */
-static int create_open_netns(struct container *c, struct err *err)
-{
-	const struct oci_namespace *ns = oci_spec_namespace(c->spec, CLONE_NEWNET);
-	const char *path = ns ? ns->path : "/proc/self/ns/net";
-	struct statfs fs;
-	int fd;
-
-	if (!path)
-		return 0;
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	if (fd < 0)
-		return err_set(err, -errno, "open network namespace '%.300s'", path);
-	c->create->netns_fd = fd;
-	if (fstatfs(fd, &fs) || fs.f_type != NSFS_MAGIC || ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET)
-		return err_say(err, -EINVAL, "'%.300s' is not a network namespace", path);
-	return 0;
-}
-
 static int create_start_vm(struct container *c, struct err *err)
 {
 	static const struct hv_callbacks callbacks = {.on_ready = create_on_ready,
@@ -358,7 +332,7 @@ static int create_start_vm(struct container *c, struct err *err)
 	int r = vmreq_size(c->spec, &c->shim->config, &size, err);
 
 	if (!r)
-		r = create_open_netns(c, err);
+		r = network_new(c->spec, &c->shim->config, &c->network, err);
 	if (!r)
 		r = hostlimits_make_cgroup(c, err);
 	if (r)
@@ -367,16 +341,19 @@ static int create_start_vm(struct container *c, struct err *err)
 				    .id = c->id,
 				    .state_dir_fd = c->state_fd,
 				    .state_dir = c->state_dir,
-				    .netns_fd = c->create->netns_fd,
+				    .netns_fd = network_netns(c->network),
 				    .nr_vcpus = size.nr_vcpus,
 				    .mem_bytes = size.mem_bytes};
 	params.cgroup_fds = hostcgroup_fds(c->cgroup, &params.nr_cgroup_fds);
 	c->mem_bytes = size.mem_bytes;
+	params.nics = network_nics(c->network, &params.nr_nics);
+	params.net_helper = network_helper(c->network);
 	r = hv_vm_new(c->shim->loop, &params, &callbacks, c, &c->vm, err);
 	if (!r)
 		r = hostlimits_set_boot(c, err);
 	if (!r)
 		r = hv_vm_start(c->vm, err);
+	network_vm_started(c->network);
 	if (!r)
 		c->pid = hv_vm_pid(c->vm);
 	return r;
@@ -545,7 +522,6 @@ void create_begin(struct shim *shim, const Ctrd__CreateTaskRequest *req, struct 
 	c->create = xcalloc(1, sizeof(*c->create));
 	*c->create = (struct create){.call = call,
 				     .req = req,
-				     .netns_fd = -1,
 				     .needs = CREATE_NEEDS_AGENT | CREATE_NEEDS_STDIO |
 					      CREATE_NEEDS_HOOKS};
 	if (create_run(c, &err))

@@ -32,6 +32,7 @@
 #include "log.h"
 #include "manager.h"
 #include "mounts.h"
+#include "network.h"
 #include "sys.h"
 
 #define DELETE_KILLED 137
@@ -110,6 +111,7 @@ static int delete_state(int bundle_fd, const char *bundle, const char *id,
 	r = hv_cleanup_state(state_fd, err);
 	if (!r)
 		r = hostcgroup_cleanup_state(state_fd, err);
+	network_clean_up(state_fd);
 	/* The shim may have noted the end while it was ending. */
 	bundle_task_read(state_fd, &after);
 	if (after.exited)

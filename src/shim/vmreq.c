@@ -456,3 +456,9 @@ void vmreq_update_free(VMREQ_PB(UpdateRequest) * r)
 {
 	harpoon__agent__v1__update_request__free_unpacked(r, NULL);
 }
+
+void vmreq_network_free(VMREQ_PB(NetworkRequest) * r)
+{
+	if (r)
+		protobuf_c_message_free_unpacked(&r->base, NULL);
+}

@@ -59,5 +59,7 @@ VMREQ_PB(ExecRequest) * vmreq_exec_new(const char *id, const char *exec_id,
 				       const struct oci_spec *spec, const struct taskio *io);
 void vmreq_exec_free(VMREQ_PB(ExecRequest) * r);
 
+void vmreq_network_free(VMREQ_PB(NetworkRequest) * r);
+
 VMREQ_PB(UpdateRequest) * vmreq_update_new(const char *id, const struct oci_resources *resources);
 void vmreq_update_free(VMREQ_PB(UpdateRequest) * r);

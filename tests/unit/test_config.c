@@ -46,8 +46,9 @@ static void test_every_key(void **state)
 				   "vcpus = 4\n"
 				   "memory = 2G\n"
 				   "memory_overhead = 32MiB\n"
+				   "[network]\nnics = 3\n"
 				   "\n[programs]\n"
-				   "qemu = /q\nfs_server = /f\nvmm = /v\n"
+				   "qemu = /q\nfs_server = /f\nvmm = /v\npasst = /p\n"
 				   "[log]\nlevel = debug\n"
 				   "[limits]\n"
 				   "ready_timeout_ms = 5\ncall_timeout_ms = 6\nconsole_log_kib = 7";
@@ -66,6 +67,8 @@ static void test_every_key(void **state)
 	assert_string_equal(c.qemu, "/q");
 	assert_string_equal(c.fs_server, "/f");
 	assert_string_equal(c.vmm, "/v");
+	assert_string_equal(c.passt, "/p");
+	assert_int_equal(c.nics, 3);
 	assert_int_equal(c.log_level, LOG_LEVEL_DBG);
 	assert_int_equal(c.ready_timeout_ms, 5);
 	assert_int_equal(c.call_timeout_ms, 6);

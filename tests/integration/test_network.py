@@ -1,0 +1,498 @@
+"""Networks: the interfaces of a container's namespace are the guest's, whoever made them, and whenever."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import random
+import re
+import signal
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from harpoonlib import netlab
+from harpoonlib.containerd import wait_until
+
+# Bytes of the large transfer, each way; HARPOON_TEST_TRANSFER=1000 is a GB. Emulated guests are slow.
+TRANSFER = int(os.environ.get("HARPOON_TEST_TRANSFER", "200")) * 1000 * 1000
+
+
+@pytest.fixture(scope="session")
+def cni_folders():
+    lab = netlab.Cni()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def cni(cni_folders, box):
+    """CNI with a bridge of both families, 10.88.0.1 and fd00:88::1 here."""
+    cni_folders.configure(cni_folders.bridge())
+    yield cni_folders
+    netlab.sh("ip link del cni0 2>/dev/null || true")
+
+
+@pytest.fixture(scope="session")
+def named_namespaces():
+    """`ip netns` makes /run/netns a mount point when it is first used, and leaves it."""
+    netlab.sh("ip netns add first; ip netns del first")
+
+
+@pytest.fixture
+def netns(named_namespaces, box):
+    """A named namespace with eth0 (10.77.0.2/24, fd00:77::2), whose other end `far` is here as 10.77.0.1."""
+    name = "lab"
+    netlab.sh(f"""
+        ip netns add {name}
+        ip link add far type veth peer name eth0 netns {name}
+        ip addr add 10.77.0.1/24 dev far; ip addr add fd00:77::1/64 dev far nodad; ip link set far up
+        ip -n {name} link set eth0 mtu 1400 up
+        ip -n {name} addr add 10.77.0.2/24 brd + dev eth0; ip -n {name} addr add fd00:77::2/64 dev eth0 nodad
+        ip -n {name} route add default via 10.77.0.1
+        ip -n {name} -6 route add default via fd00:77::1
+    """)
+    # Link-local addresses, on both sides, are checked for duplicates first.
+    assert wait_until(lambda: "tentative" not in netlab.sh(f"ip addr; ip -n {name} addr"), 10, 0.1)
+    yield name
+    netlab.sh(f"ip netns del {name}; ip link del far 2>/dev/null || true")
+
+
+def joined(name):
+    return ["--with-ns", f"network:/run/netns/{name}"]
+
+
+def refused(box, options):
+    """A container that does not start; ctr leaves it behind then."""
+    name = box.name()
+    done = box.sh("true", name=name, options=options)
+    assert done.code != 0, done
+    box.daemon.remove(name)
+    return done
+
+
+def execute(box, name, *argv):
+    """A command in a running container."""
+    fifos = ["--fifo-dir", box.daemon.fifos]
+    done = box.ctr("task", "exec", *fifos, "--exec-id", box.name("e"), name, *argv)
+    assert done.code == 0, done
+    return done.out
+
+
+def addresses(text, device="eth0"):
+    """{(address/length, scope)} of `ip -o addr`."""
+    found = re.findall(rf"{device}(?:@\S+)?\s+inet6?\s+(\S+)(?: peer \S+)?.*? scope (\S+)", text)
+    return set(found)
+
+
+def routes(text):
+    """Lines of `ip route`, without what busybox does not print (next hops) or prints differently."""
+    lines = set()
+    for line in text.splitlines():
+        line = re.sub(r"\s+(proto|pref|error|weight) \S+", "", line.strip())
+        line = re.sub(r"\b(linkdown|dead|default$)", "default" if line == "default" else "", line)
+        if line and not line.startswith(("broadcast", "local", "multicast", "ff00::", "nexthop")):
+            lines.add(" ".join(line.split()))
+    return lines
+
+
+def serve(sock, handler):
+    """Serves connections in the background until the socket is closed."""
+
+    def loop():
+        while True:
+            try:
+                conn, _ = sock.accept()
+            except OSError:
+                return
+            with conn:
+                handler(conn)
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def listener():
+    """Makes listening sockets, which are closed at the end."""
+    made = []
+
+    def make(address, handler, family=socket.AF_INET):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(8)
+        made.append((sock, serve(sock, handler)))
+        return sock.getsockname()[1]
+
+    yield make
+    for sock, thread in made:
+        sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
+        thread.join(10)
+
+
+def connect(address, timeout=60):
+    """A connection to a server in a container that may still be starting."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+    def attempt():
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.settimeout(10)
+        try:
+            sock.connect(address)
+            return sock
+        except OSError:
+            sock.close()
+            return None
+
+    sock = wait_until(attempt, timeout, 0.1)
+    assert sock, f"nobody listens at {address}"
+    sock.settimeout(timeout)
+    return sock
+
+
+def read_all(sock):
+    data = b""
+    while True:
+        more = sock.recv(1 << 16)
+        if not more:
+            return data
+        data += more
+
+
+def pid_netns(box, name):
+    return f"/proc/{box.daemon.tasks()[name][0]}/ns/net"
+
+
+@pytest.mark.smoke
+def test_no_network_is_loopback_only(box):
+    done = box.sh("ls /sys/class/net; ip -o addr; ip route; ping -c 1 -W 5 127.0.0.1 >/dev/null && echo pong")
+    assert done.code == 0, done
+    assert done.out.splitlines()[0] == "lo" and "eth" not in done.out and "pong" in done.out, done
+
+
+@pytest.mark.smoke
+def test_cni_bridge(box, cni):
+    """ctr gives the namespace its interface between Create and Start."""
+    script = (
+        "ip -o addr; echo ==; ip route; echo ==; ip -6 route; echo ==; cat /sys/class/net/eth0/address;"
+        "cat /sys/class/net/eth0/mtu; ls /sys/class/net;"
+        "ping -c 2 -W 10 10.88.0.1 && ping -c 2 -W 10 fd00:88::1"
+    )
+    done = box.sh(script, options=["--cni"])
+    assert done.code == 0, done
+    parts = done.out.split("==\n")
+    here = addresses(parts[0])
+    assert ("10.88.0.2/24", "global") in here and ("fd00:88::2/64", "global") in here, done
+    assert "default via 10.88.0.1 dev eth0" in parts[1], done
+    assert "default via fd00:88::1 dev eth0" in parts[2], done
+    rest = parts[3].splitlines()
+    assert rest[1] == "1500" and "eth0" in rest and "eth1" not in rest, done
+    assert done.out.count("0% packet loss") == 2, done
+
+
+def test_guest_mirrors_the_namespace(box, netns):
+    """Addresses, routes of every table, MTU, hardware address and neighbours are those of the namespace."""
+    netlab.sh(
+        """
+        ip link set eth0 address 02:00:00:00:77:02
+        ip addr add 10.77.9.9/32 dev eth0
+        ip route add 10.1.0.0/16 via 10.77.0.9
+        ip route add 10.2.0.0/16 nexthop via 10.77.0.11 nexthop via 10.77.0.12
+        ip route add 10.3.0.0/16 via 192.168.1.1 dev eth0 onlink
+        ip route add 10.4.0.0/16 dev eth0 scope link metric 55
+        ip route add blackhole 10.5.0.0/16
+        ip route add 10.6.0.0/16 via 10.77.0.6 table 100
+        ip -6 route add fd00:1::/48 via fd00:77::9
+        ip neigh add 10.77.0.99 lladdr 02:00:00:00:77:99 dev eth0 nud permanent
+        ip neigh add fd00:77::99 lladdr 02:00:00:00:77:98 dev eth0 nud permanent
+        """,
+        netns,
+    )
+    show = "ip -o addr show dev eth0; echo ==; ip route; echo ==; ip -6 route; echo ==; ip route show table 100"
+    want = netlab.sh(show, netns).split("==\n")
+    done = box.sh(
+        f"{show}; echo ==; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; ip neigh", options=joined(netns)
+    )
+    assert done.code == 0, done
+    have = done.out.split("==\n")
+    assert addresses(have[0]) == addresses(want[0]), (want[0], done)
+    for i in (1, 2, 3):
+        assert routes(have[i]) == routes(want[i]), (want[i], done)
+    last = have[4].splitlines()
+    assert last[:2] == ["02:00:00:00:77:02", "1400"], done
+    assert "10.77.0.99 dev eth0 lladdr 02:00:00:00:77:99" in have[4] and "PERMANENT" in have[4], done
+    assert "fd00:77::99 dev eth0 lladdr 02:00:00:00:77:98" in have[4], done
+    # Nothing has changed for the namespace.
+    assert netlab.sh(show, netns).split("==\n") == want
+
+
+def test_several_interfaces(box, cni):
+    """Three interfaces with names of their own; a network device that has no use is not seen."""
+    conf = box.daemon.conf.read_text() + "[network]\nnics = 4\n"
+    box.daemon.write_conf(conf)
+    cni.configure(
+        cni.bridge(),
+        cni.script("""
+            ip link add net1 type veth peer name net1far
+            ip link add storage0 type veth peer name storefar
+            ip link set storage0 mtu 9000
+            ip link set net1 up; ip link set storage0 up
+            ip addr add 10.91.0.1/24 dev net1; ip addr add 10.92.0.1/24 dev storage0
+        """),
+    )
+    done = box.sh("ls /sys/class/net | tr '\\n' ' '; cat /sys/class/net/storage0/mtu; ip -o -4 addr", options=["--cni"])
+    assert done.code == 0, done
+    names = done.out.splitlines()[0].split()
+    assert {"lo", "eth0", "net1", "storage0"} <= set(names) and not {"eth1", "eth2", "eth3"} & set(names), done
+    assert "10.91.0.1/24" in done.out and "10.92.0.1/24" in done.out and "9000" in done.out, done
+
+
+def test_more_interfaces_than_devices(box, netns):
+    netlab.sh("for i in 1 2 3; do ip link add d$i type veth peer name e$i; ip link set d$i up; done", netns)
+    done = refused(box, joined(netns))
+    assert "raise 'nics' of harpoon.conf" in done.err, done
+
+
+def test_two_containers(box, cni, host_folder):
+    """From one VM to another by name of its address, over the bridge."""
+    (host_folder / "page").write_text("from the other VM\n")
+    mount = ["--mount", f"type=bind,src={host_folder},dst=/srv,options=rbind:ro"]
+    server = box.detached("httpd", "-f", "-p", "80", "-h", "/srv", options=["--cni", *mount])
+    text = netlab.sh("ip -o -4 addr show dev eth0", pid_netns(box, server))
+    address = re.search(r"inet (\S+)/", text).group(1)
+    with connect((address, 80)) as sock:
+        sock.sendall(b"GET /page HTTP/1.0\r\n\r\n")
+        assert b"from the other VM" in read_all(sock)
+    done = box.sh(f"wget -q -O - http://{address}/page", options=["--cni"])
+    assert (done.code, done.out) == (0, "from the other VM\n"), done
+    box.kill_and_delete(server)
+    # ctr run -d leaves the end of CNI to its caller.
+    netlab.sh("rm -rf /var/lib/cni/networks/lab /var/lib/cni/results")
+
+
+def test_ping_from_outside(box, netns):
+    """The guest answers ARP, neighbour discovery and ping, and nobody else does."""
+    name = box.detached("sleep", "1000", options=joined(netns))
+    for address in ("10.77.0.2", "fd00:77::2"):
+        assert "0% packet loss" in netlab.sh(f"ping -c 3 -i 0.2 -W 20 {address}")
+    # The guest's own counters: every one of them reached it.
+    text = execute(box, name, "cat", "/proc/net/snmp")
+    rows = [line.split() for line in text.splitlines() if line.startswith("Icmp:")]
+    assert int(dict(zip(*rows))["InEchos"]) == 3, text
+    box.kill_and_delete(name)
+
+
+def test_namespace_is_as_before(box, netns):
+    """After the VM, the namespace's own stack has its interface back."""
+    before = netlab.sh("ip -o addr; ip route; ip -6 route; tc qdisc; tc filter show dev eth0 ingress", netns)
+    name = box.detached("sleep", "1000", options=joined(netns))
+    assert "ingress" in netlab.sh("tc qdisc show dev eth0", netns)
+    box.kill_and_delete(name)
+    assert netlab.sh("ip -o addr; ip route; ip -6 route; tc qdisc; tc filter show dev eth0 ingress", netns) == before
+    assert "0% packet loss" in netlab.sh("ping -c 1 -W 5 10.77.0.2")
+
+
+@pytest.mark.harpoon
+def test_namespace_is_as_before_after_a_crash(box, netns):
+    """The shim is killed: the `delete` command takes traffic control away."""
+    name = box.detached("sleep", "1000", options=joined(netns))
+    os.kill(box.shim_pid(name), signal.SIGKILL)
+    box.wait_status(name, "GONE")
+    assert wait_until(lambda: "ingress" not in netlab.sh("tc qdisc show dev eth0", netns), 20), "still there"
+    box.ctr("container", "rm", name)
+    assert "0% packet loss" in netlab.sh("ping -c 1 -W 5 10.77.0.2")
+
+
+@pytest.mark.harpoon
+def test_two_vms_do_not_share_an_interface(box, netns):
+    first = box.detached("sleep", "1000", options=joined(netns))
+    done = refused(box, joined(netns))
+    assert "two VMs cannot share an interface" in done.err, done
+    # The first one does not suffer.
+    assert "0% packet loss" in netlab.sh("ping -c 1 -W 20 10.77.0.2")
+    box.kill_and_delete(first)
+
+
+def test_not_a_namespace(box, host_folder):
+    (host_folder / "file").touch()
+    for path in (host_folder / "file", host_folder / "nothing"):
+        done = refused(box, ["--with-ns", f"network:{path}"])
+        assert "network namespace" in done.err, done
+
+
+def test_large_transfer(box, netns):
+    """There and back through the guest, bit for bit."""
+    name = box.detached("nc", "-l", "-p", "9", "-e", "cat", options=joined(netns))
+    sent, received = hashlib.sha256(), hashlib.sha256()
+    block = random.Random(1).randbytes(1 << 20)
+    with connect(("10.77.0.2", 9)) as sock:
+
+        def send():
+            left = TRANSFER
+            while left:
+                part = block[: min(left, len(block))]
+                sock.sendall(part)
+                sent.update(part)
+                left -= len(part)
+            sock.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        size = 0
+        while True:
+            data = sock.recv(1 << 20)
+            if not data:
+                break
+            received.update(data)
+            size += len(data)
+        sender.join()
+    assert size == TRANSFER and received.digest() == sent.digest()
+    box.wait_status(name, "STOPPED")
+    assert box.delete(name) == 0
+
+
+UDP_ECHO = (
+    "use Socket; socket(my $s, PF_INET, SOCK_DGRAM, 0) or die; bind($s, sockaddr_in(53, INADDR_ANY)) or die;"
+    "while (my $from = recv($s, my $data, 65536, 0)) { send($s, $data, 0, $from) }"
+)
+
+
+def test_udp(box, netns, debian):
+    """Datagrams of all sizes, fragments too."""
+    name = box.detached("perl", "-e", UDP_ECHO, image="debian", options=joined(netns))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.5)
+        sock.connect(("10.77.0.2", 53))
+
+        def answer(data):
+            try:
+                sock.send(data)
+                return sock.recv(65536)
+            except OSError:
+                return None
+
+        assert wait_until(lambda: answer(b"ready") == b"ready", 60), "no answer"
+        sock.settimeout(20)
+        for size in (1, 1372, 1373, 8000, 60000):
+            data = random.Random(size).randbytes(size)
+            assert answer(data) == data, size
+    box.kill_and_delete(name)
+
+
+def test_ipv6_server(box, netns):
+    name = box.detached("nc", "-l", "-p", "80", "-e", "echo", "six", options=joined(netns))
+    with connect(("fd00:77::2", 80)) as sock:
+        assert read_all(sock) == b"six\n"
+    box.wait_status(name, "STOPPED")
+    assert box.delete(name) == 0
+
+
+def test_dns_file(box, cni, host_folder):
+    """A name server by its address in resolv.conf, asked over the network."""
+    (host_folder / "resolv.conf").write_text("nameserver 10.88.0.1\n")
+    mount = f"type=bind,src={host_folder}/resolv.conf,dst=/etc/resolv.conf,options=rbind:ro"
+    name = box.detached("sleep", "1000", options=["--cni", "--mount", mount])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("10.88.0.1", 53))
+        sock.settimeout(60)
+
+        def answer():
+            for _ in range(2):
+                query, peer = sock.recvfrom(512)
+                end = query.index(b"\0", 12) + 5
+                kind = query[end - 3]
+                found = kind == 1
+                head = query[:2] + b"\x81\x80\0\1" + (b"\0\1" if found else b"\0\0") + b"\0\0\0\0"
+                record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + bytes([10, 88, 0, 200]) if found else b""
+                sock.sendto(head + query[12:end] + record, peer)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        text = execute(box, name, "nslookup", "lab.example")
+    assert "10.88.0.200" in text, text
+    box.kill_and_delete(name)
+    netlab.sh("rm -rf /var/lib/cni/networks/lab /var/lib/cni/results")
+
+
+# ---- the host's network, by passt ----
+
+
+@pytest.fixture
+def uplink(named_namespaces, box):
+    """A default route of this host: up0 (192.168.50.2, fd00:50::2) leads to the namespace `outside` (.1)."""
+    netlab.sh("""
+        ip netns add outside
+        ip link add up0 type veth peer name out0 netns outside
+        ip addr add 192.168.50.2/24 dev up0; ip addr add fd00:50::2/64 dev up0 nodad; ip link set up0 up
+        ip -n outside addr add 192.168.50.1/24 dev out0; ip -n outside addr add fd00:50::1/64 dev out0 nodad
+        ip -n outside link set out0 up; ip -n outside link set lo up
+        ip route add default via 192.168.50.1; ip -6 route add default via fd00:50::1
+        echo 0 65535 > /proc/sys/net/ipv4/ping_group_range # passt pings as an ordinary user does
+    """)
+    assert wait_until(lambda: "tentative" not in netlab.sh("ip addr; ip -n outside addr"), 10, 0.1)
+    yield "outside"
+    netlab.sh("ip netns del outside; ip link del up0 2>/dev/null || true")
+
+
+@contextlib.contextmanager
+def serve_outside(netns, text):
+    """A TCP server in a namespace, for one connection of each family; its process."""
+    program = (
+        "import socket, sys\n"
+        "for family, address in ((socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')):\n"
+        "    s = socket.socket(family); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+        "    if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)\n"
+        "    s.bind((address, 80)); s.listen(); print('ready', flush=True) if family == socket.AF_INET else None\n"
+        f"    c, peer = s.accept(); c.sendall((peer[0] + ' {text}\\n').encode()); c.close()\n"
+    )
+    command = ["nsenter", f"--net=/run/netns/{netns}", "/usr/bin/python3", "-c", program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.harpoon
+def test_host_network(box, uplink):
+    """Connections leave with the host's address; the guest's interface looks like the host's."""
+    with serve_outside(uplink, "hello") as server:
+        script = (
+            "ip -o addr show dev up0; ip route; echo ==; nc -w 30 192.168.50.1 80; nc -w 30 fd00:50::1 80;"
+            "ping -c 1 -W 20 192.168.50.1"
+        )
+        done = box.sh(script, options=["--net-host"])
+        assert done.code == 0, done
+        head, rest = done.out.split("==\n")
+        here = addresses(head, "up0")
+        assert ("192.168.50.2/24", "global") in here and ("fd00:50::2/64", "global") in here, done
+        assert "default via 192.168.50.1 dev up0" in head, done
+        assert "192.168.50.2 hello" in rest and "fd00:50::2 hello" in rest, done
+        assert server.wait(20) == 0, done
+
+
+@pytest.mark.harpoon
+def test_host_network_ends_with_the_vm(box, uplink):
+    """passt is one of the VM's processes: unprivileged, and gone when the VM is killed."""
+    name = box.detached("sleep", "1000", options=["--net-host"])
+    pids = [pid for program, found in box.processes(name).items() if program.startswith("passt") for pid in found]
+    assert len(pids) == 1, box.processes(name)
+    status = pathlib.Path(f"/proc/{pids[0]}/status").read_text()
+    assert re.search(r"^CapEff:\s+0+$", status, re.M) and not re.search(r"^Uid:\s+0\s", status, re.M), status
+    box.kill_and_delete(name)
+    assert not pathlib.Path(f"/proc/{pids[0]}").exists()
+
+
+@pytest.mark.harpoon
+def test_host_network_of_an_offline_host(box):
+    """Without a default route there is nothing to lend: loopback, and a word in the log."""
+    done = box.sh("ls /sys/class/net", options=["--net-host"])
+    assert (done.code, done.out) == (0, "lo\n"), done
