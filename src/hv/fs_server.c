@@ -26,14 +26,18 @@ void fs_server_init(struct fs_server *s, struct loop *loop, loop_fn on_exit, voi
 	s->control_fd = -1;
 }
 
-int fs_server_start(struct fs_server *s, const char *binary, int vhost_fd, struct err *err)
+int fs_server_start(struct fs_server *s, const char *binary, enum fs_server_channel channel, int fd,
+		    struct err *err)
 {
 	char path[] = "harpoon-fs";
-	char vhost_opt[] = "--vhost-user-fd", control_opt[] = "--control-fd";
-	char vhost_arg[] = "3", control_arg[] = "4";
+	char vhost_opt[] = "--vhost-user-fd", vmm_opt[] = "--vmm-fd",
+	     control_opt[] = "--control-fd";
+	char channel_arg[] = "3", control_arg[] = "4";
 	/* Which exports may have device nodes is said with each; without this none could. */
 	char devices_opt[] = "--allow-devices";
-	char *argv[] = {path, vhost_opt, vhost_arg, control_opt, control_arg, devices_opt, NULL};
+	char *channel_opt = channel == FS_SERVER_VMM ? vmm_opt : vhost_opt;
+	char *argv[] = {path,	     channel_opt, channel_arg, control_opt,
+			control_arg, devices_opt, NULL};
 	cleanup_close int theirs = -1;
 	int pair[2];
 
@@ -47,7 +51,7 @@ int fs_server_start(struct fs_server *s, const char *binary, int vhost_fd, struc
 			   &(struct spawn_params){
 				   .path = binary,
 				   .argv = argv,
-				   .fds = (const int[]){vhost_fd, theirs},
+				   .fds = (const int[]){fd, theirs},
 				   .nr_fds = 2,
 			   },
 			   err);

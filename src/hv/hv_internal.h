@@ -15,6 +15,7 @@ struct mux;
 
 struct hv_ops {
 	const char *name;
+	enum fs_server_channel fs_channel;
 	/* Allocates vm->backend. Nothing is started. */
 	int (*new)(struct hv_vm *vm, struct err *err);
 	/* Starts vm->vmm, sets vm->console, and says hv_channel_opened(). fs_fd: the VMM's end of the

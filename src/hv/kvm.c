@@ -31,6 +31,8 @@
 #define KVM_PATH "/dev/kvm"
 #define KVM_PAGE 4096u
 #define KVM_GUEST_CID 3
+/* What the agent mounts, as on every backend. */
+#define KVM_FS_TAG "harpoon"
 #define KVM_CALL_TIMEOUT_NS 5000000000ull
 /* Streams, and files that harpoon-fs lets it read and write directly. */
 #define KVM_FILES_MAX 16384
@@ -45,7 +47,6 @@ struct kvm {
 	struct hv_vm *vm;
 	int sock; /* owned */
 	struct loop_watch *watch;
-	int fs_fd; /* owned; until a device carries it: the file server ends when it closes */
 	struct list streams; /* of struct kvm_stream */
 	bool running, greeted;
 	enum vmm_event_kind expected; /* the answer to a pause or resume; 0 = none */
@@ -78,7 +79,7 @@ static int kvm_new(struct hv_vm *vm, struct err *err)
 			       (unsigned long long)vm->params.mem_bytes);
 	k = xcalloc(1, sizeof(*k));
 	k->vm = vm;
-	k->sock = k->fs_fd = -1;
+	k->sock = -1;
 	list_init(&k->streams);
 	vm->backend = k;
 	return 0;
@@ -416,11 +417,15 @@ static int kvm_send_nic(struct kvm *k, const struct hv_nic *nic, size_t index, s
 	return kvm_send_device(k, &req, nic->fd, err);
 }
 
-static int kvm_send_devices(struct hv_vm *vm, struct err *err)
+static int kvm_send_devices(struct hv_vm *vm, int fs_fd, struct err *err)
 {
 	struct vmm_request vsock = {.device = {.kind = VMM_DEVICE_VSOCK, .cid = KVM_GUEST_CID}};
 	struct kvm *k = vm->backend;
+	struct vmm_request fs = {.device = {.kind = VMM_DEVICE_FS, .tag = KVM_FS_TAG}};
 	int r = kvm_send_device(k, &vsock, -1, err);
+
+	if (!r)
+		r = kvm_send_device(k, &fs, fs_fd, err);
 
 	for (size_t i = 0; i < vm->params.nr_nics && !r; i++)
 		r = kvm_send_nic(k, &vm->params.nics[i], i, err);
@@ -472,13 +477,12 @@ static int kvm_start(struct hv_vm *vm, int fs_fd, struct err *err)
 	if (!r)
 		r = kvm_send_machine(vm, &f, err);
 	if (!r)
-		r = kvm_send_devices(vm, err);
+		r = kvm_send_devices(vm, fs_fd, err);
 	if (r)
 		return r;
 	r = kvm_send(k, &start, NULL, 0);
 	if (r)
 		return err_set(err, r, "start the guest");
-	k->fs_fd = fcntl(fs_fd, F_DUPFD_CLOEXEC, 0);
 	hv_channel_opened(vm);
 	return 0;
 }
@@ -571,12 +575,12 @@ static void kvm_free(struct hv_vm *vm)
 	loop_timer_cancel(&k->call_timer);
 	kvm_end_streams(k, -ECANCELED);
 	cleanup_closep(&k->sock);
-	cleanup_closep(&k->fs_fd);
 	kvm_leave(k);
 }
 
 const struct hv_ops hv_kvm_ops = {
 	.name = "kvm",
+	.fs_channel = FS_SERVER_VMM,
 	.new = kvm_new,
 	.start = kvm_start,
 	.pause = kvm_pause,

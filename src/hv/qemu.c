@@ -351,6 +351,7 @@ static void qemu_explain_exit(struct hv_vm *vm, struct hv_exit *ret)
 
 const struct hv_ops hv_qemu_ops = {
 	.name = "qemu",
+	.fs_channel = FS_SERVER_VHOST_USER,
 	.new = qemu_new,
 	.start = qemu_start,
 	.pause = qemu_pause,

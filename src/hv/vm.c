@@ -374,13 +374,14 @@ static int hv_start_processes(struct hv_vm *vm, struct err *err)
 {
 	cleanup_close int fs_end = -1;
 	cleanup_close int vmm_end = -1;
-	int pair[2], r;
+	enum fs_server_channel channel = vm->ops->fs_channel;
+	int type = channel == FS_SERVER_VMM ? SOCK_SEQPACKET : SOCK_STREAM, pair[2], r;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, pair))
 		return err_set(err, -errno, "socketpair");
 	fs_end = pair[0];
 	vmm_end = pair[1];
-	r = fs_server_start(&vm->fs, vm->params.config->fs_server, fs_end, err);
+	r = fs_server_start(&vm->fs, vm->params.config->fs_server, channel, fs_end, err);
 	if (!r)
 		r = hv_start_net_helper(vm, err);
 	if (!r)

@@ -61,8 +61,8 @@ static const struct confine_call confine_calls[] = {
 	/* What each kind does all day comes first. */
 	{ON_VCPU, SYS_ioctl, ARG_IS, 1, KVM_RUN, "the guest runs"},
 	{ON_VCPU, SYS_ioctl, ARG_IS, 1, KVM_KVMCLOCK_CTRL, "it was paused: spare its watchdogs"},
-	{ON_LOOP, SYS_epoll_wait, .why = "kicks, streams, the shim"},
-	{ON_LOOP, SYS_epoll_pwait, .why = "the same, as newer C libraries call it"},
+	{ON_LOOP | ON_WORKER, SYS_epoll_wait, .why = "kicks, streams, the shim"},
+	{ON_LOOP | ON_WORKER, SYS_epoll_pwait, .why = "the same, as newer C libraries call it"},
 	{ON_LOOP, SYS_epoll_ctl, .why = "streams come and go"},
 	{ON_ALL, SYS_read, .why = "eventfds; streams"},
 	{ON_ALL, SYS_write, .why = "eventfds, interrupts; streams; console and log lines"},
@@ -90,8 +90,8 @@ static const struct confine_call confine_calls[] = {
 	{ON_WORKER, SYS_ioctl, ARG_IS, 1, BLKZEROOUT, "write zeroes on a block device"},
 	{ON_WORKER, SYS_recvmsg, .why = "answers of harpoon-fs, with descriptors"},
 	{ON_WORKER, SYS_sendmsg, .why = "requests to harpoon-fs"},
-	{ON_WORKER, SYS_poll, .why = "wait for harpoon-fs"},
-	{ON_WORKER, SYS_ppoll, .why = "the same, as newer C libraries call it"},
+	{ON_LOOP, SYS_poll, .why = "wait for harpoon-fs, when the VM is saved"},
+	{ON_LOOP, SYS_ppoll, .why = "the same, as newer C libraries call it"},
 	{ON_ALL, SYS_getrandom, .why = "entropy for the guest; heap"},
 	/* Threads among themselves. */
 	{ON_ALL, SYS_futex, .why = "locks"},
@@ -113,7 +113,7 @@ static const struct confine_call confine_calls[] = {
 	/* The rest. */
 	{ON_ALL, SYS_clock_gettime, .why = "time, where the vDSO lacks it"},
 	{ON_ALL, SYS_clock_nanosleep, .why = "back off"},
-	{ON_LOOP, SYS_fstat, .why = "what kind of descriptor is a stream"},
+	{ON_LOOP | ON_WORKER, SYS_fstat, .why = "what kind of descriptor is a stream; file modes"},
 	{ON_LOOP, SYS_newfstatat, .why = "the same, as the C library calls it"},
 	{ON_ALL, SYS_exit, .why = "a thread ends"},
 	{ON_ALL, SYS_exit_group, .why = "the end"},

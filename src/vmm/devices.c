@@ -36,6 +36,7 @@ static const struct {
 	[VMM_DEVICE_VSOCK] = {0, NULL}, /* see streams.h */
 	[VMM_DEVICE_RNG] = {0, devices_new_rng},
 	[VMM_DEVICE_BLK] = {1, devices_new_blk},
+	[VMM_DEVICE_FS] = {1, NULL},
 };
 
 size_t devices_nr_fds(uint32_t kind)

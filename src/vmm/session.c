@@ -17,12 +17,16 @@
 
 #include "cleanup.h"
 #include "confine.h"
+#include "dev/virtiofs.h"
 #include "devices.h"
 #include "io.h"
 #include "log.h"
 #include "machine.h"
 #include "outbox.h"
 #include "streams.h"
+
+/* Of the descriptors that this process may have; streams and devices need theirs. */
+#define SESSION_FS_FILES_MAX 12288
 
 enum session_state { SESSION_EMPTY, SESSION_BUILDING, SESSION_RUNNING, SESSION_OVER };
 
@@ -106,13 +110,46 @@ static int session_machine(struct session *s, const struct vmm_request *req, int
 	return r;
 }
 
+static void session_on_fs_lost(void *ctx, const char *why)
+{
+	struct session *s = ctx;
+
+	if (s->state == SESSION_OVER)
+		return;
+	session_tell(s, VMM_EVENT_FAILED, 0, why);
+	session_over(s);
+}
+
+static int session_new_fs(struct session *s, const struct vmm_request *req, int *fds,
+			  struct virtio_device **ret, struct err *err)
+{
+	const struct virtiofs_params params = {.tag = req->device.tag,
+					       .sock = take_fd(&fds[0]),
+					       .max_files = SESSION_FS_FILES_MAX,
+					       .on_lost = session_on_fs_lost,
+					       .ctx = s};
+
+	return virtiofs_new(&params, ret, err);
+}
+
+static int session_new_device(struct session *s, const struct vmm_request *req, int *fds,
+			      struct virtio_device **ret, struct err *err)
+{
+	switch (req->device.kind) {
+	case VMM_DEVICE_VSOCK:
+		return streams_new_device(&s->streams, req->device.cid, ret, err);
+	case VMM_DEVICE_FS:
+		return session_new_fs(s, req, fds, ret, err);
+	default:
+		return devices_new(req, fds, ret, err);
+	}
+}
+
 static int session_device(struct session *s, const struct vmm_request *req, int *fds,
 			  struct err *err)
 {
 	struct virtio_device *dev;
-	int r = req->device.kind == VMM_DEVICE_VSOCK
-			? streams_new_device(&s->streams, req->device.cid, &dev, err)
-			: devices_new(req, fds, &dev, err);
+	int r = session_new_device(s, req, fds, &dev, err);
 
 	return r ? r : machine_add_device(s->machine, dev, err);
 }

@@ -178,7 +178,7 @@ int virtiofs_trunk_receive(const struct virtiofs_channel *c, struct fs_trunk_msg
 	int r;
 
 	do
-		r = poll(&pfd, 1, timeout_ms);
+		r = timeout_ms ? poll(&pfd, 1, timeout_ms) : 1;
 	while (r < 0 && errno == EINTR);
 	if (r <= 0)
 		return r ? -errno : -ETIMEDOUT;
