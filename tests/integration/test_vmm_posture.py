@@ -19,8 +19,12 @@ HARPOON = BUILD / "src/cli/harpoon"
 VMM = BUILD / "src/vmm/harpoon-vmm"
 VCPUS = 2
 UID_BASE = 0x70000000
-# vsock: its interrupt, three queues, its own bell; and what the vCPUs call the loop with.
-EVENTFDS = {"vsock": 5, "vCPUs": 1}
+# vsock: its interrupt, three queues, its own bell. fs: its interrupt, two queues, a bell for the end of each one's
+# workers, and one for the device. vCPUs: what they call the loop with.
+EVENTFDS = {"vsock": 5, "fs": 6, "vCPUs": 1}
+THREADS = ["harpoon-vmm", "virtio-fs-0", *["virtio-fs-1"] * 4, "vcpu0", "vcpu1"]
+# Of the file server's channel: its trunk, and a link for each worker
+FS_SOCKETS = 6
 LIMIT_S = 30
 
 pytestmark = [
@@ -74,7 +78,7 @@ class Vmm:
 
     def _is_confined(self):
         tasks = self.threads()
-        return len(tasks) > VCPUS and all(status["Seccomp"] == "2" for status in tasks.values())
+        return len(tasks) == len(THREADS) and all(status["Seccomp"] == "2" for status in tasks.values())
 
     def proc(self, name):
         return pathlib.Path(f"/proc/{self.pid}") / name
@@ -112,7 +116,7 @@ def _fds(vmm):
 def test_rights(vmm):
     uid = UID_BASE + vmm.pid
     threads = vmm.threads()
-    assert [status["Name"] for status in threads.values()] == ["harpoon-vmm", "vcpu0", "vcpu1"]
+    assert [status["Name"] for status in threads.values()] == THREADS
     for status in threads.values():
         assert status["Uid"].split() == status["Gid"].split() == [str(uid)] * 4
         assert status["Groups"].strip() == ""
@@ -153,10 +157,11 @@ def test_root_is_empty(vmm):
 def test_descriptors(vmm):
     found = _fds(vmm)
     assert found.pop("/dev/null") == [0]
-    # Log lines, and a pipe for the agent's greeting; the control and the console's socket
+    # Log lines, and a pipe for the agent's greeting; the control socket, the console's, the file server's
     assert [1, 2] == found["pipe"][:2] and len(found.pop("pipe")) == 4
-    assert 3 == found["socket"][0] and len(found.pop("socket")) == 2
-    assert len(found.pop("anon_inode:[eventpoll]")) == 1
+    assert 3 == found["socket"][0] and len(found.pop("socket")) == 2 + FS_SOCKETS
+    # The loop's, and one for the workers of each queue
+    assert len(found.pop("anon_inode:[eventpoll]")) == 3
     assert len(found.pop("anon_inode:kvm-vm")) == 1
     for index in range(VCPUS):
         assert len(found.pop(f"anon_inode:kvm-vcpu:{index}")) == 1
@@ -171,11 +176,11 @@ def test_memory(vmm):
     names = {entry[5] for entry in maps if len(entry) == 6}
     # Kernel and initrd are less than a page here, so they were read, not mapped.
     files = {name for name in names if name.startswith("/")}
-    assert files == {str(VMM)}
+    assert files == {str(VMM), "/memfd:harpoon-fs (deleted)"}
     others = names - files - {"[heap]", "[stack]", "[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]"}
     assert others == {f"anon_inode:kvm-vcpu:{index}" for index in range(VCPUS)}
     shared = [entry for entry in maps if entry[1].endswith("s")]
-    assert len(shared) == VCPUS
+    assert len(shared) == VCPUS + 1  # no guest memory: what it shares with the file server are requests
 
 
 def test_limits(vmm):
