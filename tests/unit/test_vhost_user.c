@@ -340,7 +340,7 @@ static void test_bad_headers(void **state)
 		{VHOST_USER_SET_VRING_ADDR, 1, 39, -EPROTO},
 		{VHOST_USER_SET_MEM_TABLE, 1, 4, -EPROTO},
 		{0, 1, 0, -EOPNOTSUPP},
-		{6, 1, 16, -EOPNOTSUPP},
+		{24, 1, 16, -EOPNOTSUPP},
 		{VHOST_USER_REQUEST_MAX, 1, 0, -EOPNOTSUPP},
 		{UINT32_MAX, 1, 0, -EOPNOTSUPP},
 	};
@@ -484,7 +484,7 @@ static void test_queues_out_of_range(void **state)
 	assert_int_equal(tell_state(f, VHOST_USER_SET_VRING_NUM, 0, 0), -EINVAL);
 	assert_int_equal(tell_state(f, VHOST_USER_SET_VRING_BASE, 0, 65536), -EINVAL);
 	a = honest_addr(0);
-	a.flags = 1;
+	a.flags = 2;
 	assert_int_equal(tell(f, VHOST_USER_SET_VRING_ADDR, &a, sizeof(a), NULL, 0), -EINVAL);
 	/* A size that is no power of two shows when the queue would start. */
 	set_up_queue(f, 0);
@@ -501,6 +501,45 @@ static void test_queue_without_memory(void **state)
 	struct vhost_user_vring_addr a = honest_addr(0);
 	assert_int_equal(tell(f, VHOST_USER_SET_VRING_ADDR, &a, sizeof(a), NULL, 0), 1);
 	assert_int_equal(tell_u64(f, VHOST_USER_SET_VRING_KICK, 0, f->kick), -EFAULT);
+}
+
+/* Every page counts as written to, at the beginning and when a queue stops. */
+static void test_the_log_says_everything(void **state)
+{
+	struct fixture *f = *state;
+	struct vhost_user_log log = {.size = 64, .mmap_offset = 4096};
+	const uint64_t features =
+		1ull << VIRTIO_F_VERSION_1 | 1ull << VHOST_USER_F_PROTOCOL_FEATURES;
+	cleanup_close int fd = memfd_create("log", MFD_CLOEXEC);
+	uint8_t bits[64], all[64];
+
+	memset(all, 0xff, sizeof(all));
+	set_up_device(f, 0);
+	assert_int_equal(tell_u64(f, VHOST_USER_SET_FEATURES, features, -1), 1);
+	set_up_queue(f, 0);
+	assert_int_equal(tell_state(f, VHOST_USER_SET_VRING_ENABLE, 0, 1), 1);
+	assert_non_null(f->running[0]);
+	assert_int_equal(ftruncate(fd, 8192), 0);
+	assert_int_equal(tell(f, VHOST_USER_SET_LOG_BASE, &log, sizeof(log), &fd, 1), 1);
+	take_reply(f, VHOST_USER_SET_LOG_BASE, 8, NULL);
+	/* While the queue runs, and nothing else may change. */
+	assert_int_equal(
+		tell_u64(f, VHOST_USER_SET_FEATURES, features | 1ull << VHOST_USER_F_LOG_ALL, -1),
+		1);
+	assert_int_equal(pread(fd, bits, sizeof(bits), 4096), sizeof(bits));
+	assert_memory_equal(bits, all, sizeof(bits));
+	memset(bits, 0, sizeof(bits));
+	assert_int_equal(pwrite(fd, bits, sizeof(bits), 4096), sizeof(bits));
+	assert_int_equal(tell_state(f, VHOST_USER_GET_VRING_BASE, 0, 0), 1);
+	take_reply(f, VHOST_USER_GET_VRING_BASE, 8, NULL);
+	assert_int_equal(pread(fd, bits, sizeof(bits), 4096), sizeof(bits));
+	assert_memory_equal(bits, all, sizeof(bits));
+	/* Outside of its file, or without end. */
+	log.mmap_offset = 8192;
+	assert_int_equal(tell(f, VHOST_USER_SET_LOG_BASE, &log, sizeof(log), &fd, 1), -EINVAL);
+	take_reply(f, VHOST_USER_SET_LOG_BASE, 8, NULL);
+	log = (struct vhost_user_log){.size = UINT64_MAX, .mmap_offset = 4096};
+	assert_int_equal(tell(f, VHOST_USER_SET_LOG_BASE, &log, sizeof(log), &fd, 1), -EINVAL);
 }
 
 static int tell_state_fd(struct fixture *f, uint32_t direction, uint32_t phase, int fd)
@@ -588,6 +627,7 @@ int main(void)
 		CASE(test_rings_outside_memory),
 		CASE(test_queues_out_of_range),
 		CASE(test_queue_without_memory),
+		CASE(test_the_log_says_everything),
 		CASE(test_device_state_goes_through_a_pipe),
 		CASE(test_device_state_that_fails),
 	};

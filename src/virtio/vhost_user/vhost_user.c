@@ -11,7 +11,11 @@
  * Device state goes through a pipe of the front-end's after SET_DEVICE_STATE_FD was answered (before, the
  * front-end is not at the other end of it); CHECK_DEVICE_STATE asks how it went.
  *
- * Limits: 8 regions, VHOST_USER_QUEUES_MAX queues, no dirty log, no configuration space, no postcopy.
+ * A front-end that saves a machine wants to know which pages the device has written. The device does not
+ * say: all bits are set when the log begins and whenever a queue stops, which is true enough for any use
+ * and costs nothing for the one that matters (guest memory in a shared file, which is not sent anywhere).
+ *
+ * Limits: 8 regions, VHOST_USER_QUEUES_MAX queues, no configuration space, no postcopy.
  */
 #include "vhost_user.h"
 
@@ -31,6 +35,7 @@
 #include "log.h"
 
 #define COMP "vhost-user"
+#define BIT(n) (1ULL << (n))
 
 struct vhost_user_map {
 	void *base;
@@ -55,6 +60,8 @@ struct vhost_user {
 	uint64_t offered;
 	uint64_t features; /* what the front-end accepted */
 	uint64_t protocol_features;
+	uint8_t *log; /* mapped; NULL = none */
+	size_t log_len;
 	int state_fd;	  /* owned: a transfer of device state to be made; -1 = none */
 	bool state_load;  /* its direction */
 	int state_result; /* of the last one: 0 or -errno */
@@ -64,12 +71,11 @@ struct vhost_user {
 	struct vhost_user_ring rings[VHOST_USER_QUEUES_MAX];
 };
 
-#define BIT(n) (1ULL << (n))
-
 static uint64_t vhost_user_protocol_offered(const struct vhost_user *vu)
 {
 	uint64_t offered = BIT(VHOST_USER_PROTOCOL_F_MQ) | BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
-			   BIT(VHOST_USER_PROTOCOL_F_RESET_DEVICE);
+			   BIT(VHOST_USER_PROTOCOL_F_RESET_DEVICE) |
+			   BIT(VHOST_USER_PROTOCOL_F_LOG_SHMFD);
 
 	return vu->ops->state_save ? offered | BIT(VHOST_USER_PROTOCOL_F_DEVICE_STATE) : offered;
 }
@@ -94,6 +100,12 @@ static void *vhost_user_ptr(const struct vhost_user *vu, uint64_t addr, uint64_t
 	return NULL;
 }
 
+static void vhost_user_log_all(struct vhost_user *vu)
+{
+	if (vu->log && (vu->features & BIT(VHOST_USER_F_LOG_ALL)))
+		memset(vu->log, 0xff, vu->log_len);
+}
+
 static void vhost_user_ring_stop(struct vhost_user *vu, unsigned int index)
 {
 	struct vhost_user_ring *r = &vu->rings[index];
@@ -102,6 +114,7 @@ static void vhost_user_ring_stop(struct vhost_user *vu, unsigned int index)
 		return;
 	vu->ops->queue_stop(vu->ctx, index);
 	r->running = false;
+	vhost_user_log_all(vu);
 	r->base = r->q.vq.last_avail;
 }
 
@@ -245,10 +258,41 @@ static int vhost_user_set_features(struct vhost_user *vu, uint64_t features, str
 			       (unsigned long long)features, (unsigned long long)vu->offered);
 	for (unsigned int i = 0; i < vu->nr_queues; i++) {
 		/* The front-end repeats the message while running; only a change is refused. */
-		if (vu->rings[i].running && features != vu->features)
+		if (vu->rings[i].running && (features ^ vu->features) & ~BIT(VHOST_USER_F_LOG_ALL))
 			return err_say(err, -EBUSY, "features changed while queue %u runs", i);
 	}
 	vu->features = features;
+	vhost_user_log_all(vu);
+	return 0;
+}
+
+static void vhost_user_unmap_log(struct vhost_user *vu)
+{
+	if (vu->log)
+		munmap(vu->log, vu->log_len);
+	vu->log = NULL;
+}
+
+static int vhost_user_set_log(struct vhost_user *vu, const struct vhost_user_log *l, int fd,
+			      struct err *err)
+{
+	struct stat st;
+	uint64_t end;
+	void *log;
+
+	if (fstat(fd, &st) < 0)
+		return err_set(err, -errno, "stat of the log's file");
+	if (!S_ISREG(st.st_mode) || !l->size || l->size > VHOST_USER_LOG_MAX ||
+	    l->mmap_offset % 4096 || __builtin_add_overflow(l->mmap_offset, l->size, &end) ||
+	    end > (uint64_t)st.st_size)
+		return err_say(err, -EINVAL, "the log does not lie inside its file");
+	log = mmap(NULL, l->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)l->mmap_offset);
+	if (log == MAP_FAILED)
+		return err_set(err, -errno, "map a log of %llu bytes", (unsigned long long)l->size);
+	vhost_user_unmap_log(vu);
+	vu->log = log;
+	vu->log_len = l->size;
+	vhost_user_log_all(vu);
 	return 0;
 }
 
@@ -300,8 +344,9 @@ static int vhost_user_set_ring_addr(struct vhost_user *vu, const union vhost_use
 {
 	struct vhost_user_ring *r = &vu->rings[p->addr.index];
 
-	if (p->addr.flags)
-		return err_say(err, -EINVAL, "queue %u asks for a dirty log", p->addr.index);
+	if (p->addr.flags & ~VHOST_USER_VRING_LOG)
+		return err_say(err, -EINVAL, "queue %u has unknown flags 0x%x", p->addr.index,
+			       p->addr.flags);
 	vhost_user_ring_stop(vu, p->addr.index);
 	r->addr = p->addr;
 	r->has_addr = true;
@@ -411,6 +456,10 @@ static int vhost_user_obey(struct vhost_user *vu, const struct vhost_user_header
 	case VHOST_USER_SET_VRING_CALL:
 		return vhost_user_set_ring_fd(vu, h, p->u64 & VHOST_USER_VRING_INDEX_MASK, &fds[0],
 					      err);
+	case VHOST_USER_SET_LOG_BASE:
+		/* Answered, so that the front-end knows when the log counts. */
+		*reply_size = sizeof(reply->u64);
+		return vhost_user_set_log(vu, &p->log, fds[0], err);
 	case VHOST_USER_SET_DEVICE_STATE_FD:
 		r = vhost_user_set_state_fd(vu, p, &fds[0], err);
 		/* No descriptor of ours takes the place of the front-end's. */
@@ -425,7 +474,7 @@ static int vhost_user_obey(struct vhost_user *vu, const struct vhost_user_header
 	case VHOST_USER_RESET_DEVICE:
 		vhost_user_reset(vu);
 		return 0;
-	default: /* SET_OWNER, SET_VRING_ERR: nothing to do */
+	default: /* SET_OWNER, SET_VRING_ERR, SET_LOG_FD: nothing to do */
 		return 0;
 	}
 }
@@ -559,7 +608,7 @@ int vhost_user_new(const struct vhost_user_config *config, struct vhost_user **r
 	vu->nr_queues = config->nr_queues;
 	vu->offered = config->device_features | BIT(VIRTIO_F_VERSION_1) |
 		      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
-		      BIT(VHOST_USER_F_PROTOCOL_FEATURES);
+		      BIT(VHOST_USER_F_LOG_ALL) | BIT(VHOST_USER_F_PROTOCOL_FEATURES);
 	for (unsigned int i = 0; i < ARRAY_SIZE(vu->rings); i++)
 		vu->rings[i].q.kick_fd = vu->rings[i].q.call_fd = -1;
 	*ret = vu;
@@ -572,6 +621,7 @@ void vhost_user_free(struct vhost_user *vu)
 		return;
 	vhost_user_reset(vu);
 	vhost_user_unmap(vu);
+	vhost_user_unmap_log(vu);
 	vhost_user_close(&vu->state_fd);
 	vhost_user_close(&vu->fd);
 	free(vu);

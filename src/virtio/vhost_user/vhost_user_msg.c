@@ -25,6 +25,8 @@ static const struct vhost_user_shape vhost_user_shapes[] = {
 	SHAPE(SET_OWNER, 0, NONE),
 	SHAPE(RESET_OWNER, 0, NONE),
 	SHAPE(SET_MEM_TABLE, 8, REGIONS),
+	SHAPE(SET_LOG_BASE, sizeof(struct vhost_user_log), ONE),
+	SHAPE(SET_LOG_FD, 0, ONE),
 	SHAPE(SET_VRING_NUM, sizeof(struct vhost_user_vring_state), NONE),
 	SHAPE(SET_VRING_ADDR, sizeof(struct vhost_user_vring_addr), NONE),
 	SHAPE(SET_VRING_BASE, sizeof(struct vhost_user_vring_state), NONE),

@@ -17,6 +17,8 @@ enum vhost_user_request {
 	VHOST_USER_SET_OWNER = 3,
 	VHOST_USER_RESET_OWNER = 4,
 	VHOST_USER_SET_MEM_TABLE = 5,
+	VHOST_USER_SET_LOG_BASE = 6,
+	VHOST_USER_SET_LOG_FD = 7,
 	VHOST_USER_SET_VRING_NUM = 8,
 	VHOST_USER_SET_VRING_ADDR = 9,
 	VHOST_USER_SET_VRING_BASE = 10,
@@ -35,8 +37,10 @@ enum vhost_user_request {
 };
 
 /* Feature bits of SET/GET_FEATURES that belong to vhost-user, and the protocol features we know. */
+#define VHOST_USER_F_LOG_ALL 26 /* VHOST_F_LOG_ALL: pages that the device writes are noted */
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
 #define VHOST_USER_PROTOCOL_F_MQ 0
+#define VHOST_USER_PROTOCOL_F_LOG_SHMFD 1
 #define VHOST_USER_PROTOCOL_F_REPLY_ACK 3
 #define VHOST_USER_PROTOCOL_F_RESET_DEVICE 13
 #define VHOST_USER_PROTOCOL_F_DEVICE_STATE 19
@@ -73,6 +77,16 @@ struct vhost_user_mem_table {
 	struct vhost_user_region regions[VHOST_USER_REGIONS_MAX];
 };
 
+/* SET_LOG_BASE: a bit per page of guest memory, in the file that comes with it. */
+struct vhost_user_log {
+	uint64_t size;
+	uint64_t mmap_offset;
+};
+#define VHOST_USER_LOG_MAX (256u << 20)
+
+/* In the flags of SET_VRING_ADDR: writes to the ring are noted, too. */
+#define VHOST_USER_VRING_LOG 0x1u
+
 /* SET_DEVICE_STATE_FD: what the descriptor that comes with it is for. */
 enum vhost_user_direction { VHOST_USER_STATE_SAVE, VHOST_USER_STATE_LOAD };
 #define VHOST_USER_STATE_STOPPED 0 /* the one phase there is: no queue runs */
@@ -102,6 +116,7 @@ union vhost_user_payload {
 	struct vhost_user_vring_addr addr;
 	struct vhost_user_mem_table mem;
 	struct vhost_user_device_state device_state;
+	struct vhost_user_log log;
 };
 
 static_assert(sizeof(struct vhost_user_header) == 12, "header layout");
