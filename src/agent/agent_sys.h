@@ -27,21 +27,6 @@ static inline int sys_umount2(const char *target, int flags)
 	return (int)syscall(SYS_umount2, target, flags);
 }
 
-static inline int sys_fsopen(const char *type)
-{
-	return (int)syscall(SYS_fsopen, type, FSOPEN_CLOEXEC);
-}
-
-static inline int sys_fsconfig(int fd, unsigned int cmd, const char *key, const char *value)
-{
-	return (int)syscall(SYS_fsconfig, fd, cmd, key, value, 0);
-}
-
-static inline int sys_fsmount(int fd, uint64_t attr)
-{
-	return (int)syscall(SYS_fsmount, fd, FSMOUNT_CLOEXEC, (unsigned int)attr);
-}
-
 static inline int sys_mount_propagate(int dirfd, unsigned int flags, uint64_t propagation)
 {
 	struct mount_attr attr = {.propagation = propagation};

@@ -60,6 +60,21 @@ static inline int sys_execveat(int dirfd, const char *path, char *const *argv, c
 	return (int)syscall(SYS_execveat, dirfd, path, argv, env, flags);
 }
 
+static inline int sys_fsopen(const char *type)
+{
+	return (int)syscall(SYS_fsopen, type, FSOPEN_CLOEXEC);
+}
+
+static inline int sys_fsconfig(int fd, unsigned int cmd, const char *key, const char *value)
+{
+	return (int)syscall(SYS_fsconfig, fd, cmd, key, value, 0);
+}
+
+static inline int sys_fsmount(int fd, uint64_t attr)
+{
+	return (int)syscall(SYS_fsmount, fd, FSMOUNT_CLOEXEC, (unsigned int)attr);
+}
+
 static inline int sys_pivot_root(const char *new_root, const char *put_old)
 {
 	return (int)syscall(SYS_pivot_root, new_root, put_old);

@@ -16,6 +16,7 @@
 #include "io.h"
 #include "log.h"
 #include "loop.h"
+#include "sha256.h"
 
 static void test_buf_grows_to_max_and_no_further(void **state)
 {
@@ -182,6 +183,50 @@ static void test_io_fds_surplus_is_closed(void **state)
 	close(sv[1]);
 }
 
+static void test_sha256_vectors(void **state)
+{
+	char hex[SHA256_HEX_LEN + 1], a[64];
+
+	sha256_hex("", 0, hex);
+	assert_string_equal(hex,
+			    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+	sha256_hex("abc", 3, hex);
+	assert_string_equal(hex,
+			    "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+	sha256_hex("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56, hex);
+	assert_string_equal(hex,
+			    "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+	memset(a, 'a', sizeof(a));
+	sha256_hex(a, 55, hex);
+	assert_string_equal(hex,
+			    "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
+	sha256_hex(a, 64, hex);
+	assert_string_equal(hex,
+			    "ffe054fe7ae0cb6dc65c3af9b61d5209f439851db43d0ba5997337df154668eb");
+}
+
+/* However a message is cut, it is the same message. */
+static void test_sha256_in_pieces(void **state)
+{
+	char whole[SHA256_HEX_LEN + 1], hex[SHA256_HEX_LEN + 1];
+	uint8_t data[300];
+
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i * 7);
+	for (size_t len = 0; len <= sizeof(data); len += 13) {
+		sha256_hex(data, len, whole);
+		for (size_t piece = 1; piece < 150; piece += 9) {
+			struct sha256 s;
+
+			sha256_init(&s);
+			for (size_t off = 0; off < len; off += piece)
+				sha256_add(&s, data + off, MIN(piece, len - off));
+			sha256_end(&s, hex);
+			assert_string_equal(hex, whole);
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -193,6 +238,8 @@ int main(void)
 		cmocka_unit_test(test_loop_removed_watch_is_never_called),
 		cmocka_unit_test(test_io_files),
 		cmocka_unit_test(test_io_fds_surplus_is_closed),
+		cmocka_unit_test(test_sha256_vectors),
+		cmocka_unit_test(test_sha256_in_pieces),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
