@@ -35,6 +35,7 @@ enum config_type {
 	CONFIG_TYPE_MEMORY,
 	CONFIG_TYPE_BACKEND,
 	CONFIG_TYPE_LOG_LEVEL,
+	CONFIG_TYPE_TEMPLATES,
 };
 
 struct config_key {
@@ -58,10 +59,17 @@ static const struct config_key config_keys[] = {
 	{"vm", "memory_overhead", CONFIG_TYPE_MEMORY, AT(memory_overhead_mib), 0,
 	 CONFIG_MEM_MAX_MIB, "64"},
 	{"network", "nics", CONFIG_TYPE_NUMBER, AT(nics), 0, CONFIG_NICS_MAX, "2"},
+	{"templates", "use", CONFIG_TYPE_TEMPLATES, AT(templates), 0, 0, "auto"},
+	{"templates", "dir", CONFIG_TYPE_PATH, AT(template_dir), 0, 0, CONFIG_DEFAULT_TEMPLATES},
+	{"templates", "max", CONFIG_TYPE_NUMBER, AT(templates_max), 1, 1000, "16"},
+	{"templates", "max_size", CONFIG_TYPE_MEMORY, AT(templates_max_mib), 1, CONFIG_MEM_MAX_MIB,
+	 "1024"},
+	{"templates", "max_days", CONFIG_TYPE_NUMBER, AT(templates_max_days), 1, 10000, "30"},
 	{"programs", "qemu", CONFIG_TYPE_PATH, AT(qemu), 0, 0, CONFIG_DEFAULT_QEMU},
 	{"programs", "fs_server", CONFIG_TYPE_PATH, AT(fs_server), 0, 0, CONFIG_DEFAULT_FS_SERVER},
 	{"programs", "vmm", CONFIG_TYPE_PATH, AT(vmm), 0, 0, CONFIG_DEFAULT_VMM},
 	{"programs", "passt", CONFIG_TYPE_PATH, AT(passt), 0, 0, "/usr/bin/passt"},
+	{"programs", "cli", CONFIG_TYPE_PATH, AT(cli), 0, 0, CONFIG_DEFAULT_CLI},
 	{"log", "level", CONFIG_TYPE_LOG_LEVEL, AT(log_level), 0, 0, "info"},
 	{"limits", "ready_timeout_ms", CONFIG_TYPE_NUMBER, AT(ready_timeout_ms), 1,
 	 CONFIG_TIMEOUT_MAX_MS, "30000"},
@@ -85,6 +93,12 @@ static const char *const config_level_names[] = {
 	[LOG_LEVEL_DBG] = "debug",
 };
 _Static_assert(ARRAY_SIZE(config_level_names) == LOG_LEVEL_MAX, "a name for every level");
+
+static const char *const config_templates_names[] = {
+	[CONFIG_TEMPLATES_AUTO] = "auto",
+	[CONFIG_TEMPLATES_OFF] = "off",
+};
+_Static_assert(ARRAY_SIZE(config_templates_names) == CONFIG_TEMPLATES_MAX, "a name for each");
 
 const char *config_backend_name(enum config_backend b)
 {
@@ -205,6 +219,13 @@ static int config_set(struct config *c, const struct config_key *key, const char
 				       "key '%s' must be error, warn, info or debug, not '%.100s'",
 				       key->name, value);
 		*(enum log_level *)(void *)field = (enum log_level)n;
+		return 0;
+	case CONFIG_TYPE_TEMPLATES:
+		n = config_find_name(config_templates_names, CONFIG_TEMPLATES_MAX, value);
+		if (n < 0)
+			return err_say(err, n, "key '%s' must be auto or off, not '%.100s'",
+				       key->name, value);
+		*(enum config_templates *)(void *)field = (enum config_templates)n;
 		return 0;
 	}
 	return -EINVAL;
@@ -415,6 +436,10 @@ static void config_format_value(FILE *f, const struct config *c, const struct co
 		return;
 	case CONFIG_TYPE_LOG_LEVEL:
 		text = config_level_names[*(const enum log_level *)(const void *)field];
+		fprintf(f, "%s = %s\n", key->name, text);
+		return;
+	case CONFIG_TYPE_TEMPLATES:
+		text = config_templates_names[*(const enum config_templates *)(const void *)field];
 		fprintf(f, "%s = %s\n", key->name, text);
 		return;
 	}

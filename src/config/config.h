@@ -24,6 +24,12 @@ enum config_backend {
 	CONFIG_BACKEND_MAX
 };
 
+enum config_templates {
+	CONFIG_TEMPLATES_AUTO, /* clone where there is a template, have one made where there is none */
+	CONFIG_TEMPLATES_OFF,
+	CONFIG_TEMPLATES_MAX
+};
+
 struct config {
 	char *path; /* file read, NULL = none, defaults only */
 	/* [vm] */
@@ -34,8 +40,12 @@ struct config {
 	uint32_t memory_overhead_mib; /* added to the container's limit */
 	/* [network] */
 	uint32_t nics; /* network devices a VM is born with */
+	/* [templates] */
+	enum config_templates templates;
+	char *template_dir;
+	uint32_t templates_max, templates_max_mib, templates_max_days;
 	/* [programs] */
-	char *qemu, *fs_server, *vmm, *passt;
+	char *qemu, *fs_server, *vmm, *passt, *cli;
 	/* [log] */
 	enum log_level log_level;
 	/* [limits] */

@@ -37,21 +37,23 @@ static void test_defaults(void **state)
 
 static void test_every_key(void **state)
 {
-	static const char text[] = "# comment\n"
-				   "[vm]\n"
-				   "backend = qemu\n"
-				   "kernel = /k\r\n"
-				   "initrd=/i\n"
-				   "kernel_args = a=b c  ; a comment\n"
-				   "vcpus = 4\n"
-				   "memory = 2G\n"
-				   "memory_overhead = 32MiB\n"
-				   "[network]\nnics = 3\n"
-				   "\n[programs]\n"
-				   "qemu = /q\nfs_server = /f\nvmm = /v\npasst = /p\n"
-				   "[log]\nlevel = debug\n"
-				   "[limits]\n"
-				   "ready_timeout_ms = 5\ncall_timeout_ms = 6\nconsole_log_kib = 7";
+	static const char text[] =
+		"# comment\n"
+		"[vm]\n"
+		"backend = qemu\n"
+		"kernel = /k\r\n"
+		"initrd=/i\n"
+		"kernel_args = a=b c  ; a comment\n"
+		"vcpus = 4\n"
+		"memory = 2G\n"
+		"memory_overhead = 32MiB\n"
+		"[network]\nnics = 3\n"
+		"\n[programs]\n"
+		"qemu = /q\nfs_server = /f\nvmm = /v\npasst = /p\ncli = /c\n"
+		"[templates]\nuse = off\ndir = /t\nmax = 3\nmax_size = 1G\nmax_days = 9\n"
+		"[log]\nlevel = debug\n"
+		"[limits]\n"
+		"ready_timeout_ms = 5\ncall_timeout_ms = 6\nconsole_log_kib = 7";
 	struct config c;
 	struct err err = {0};
 
@@ -69,6 +71,12 @@ static void test_every_key(void **state)
 	assert_string_equal(c.vmm, "/v");
 	assert_string_equal(c.passt, "/p");
 	assert_int_equal(c.nics, 3);
+	assert_string_equal(c.cli, "/c");
+	assert_int_equal(c.templates, CONFIG_TEMPLATES_OFF);
+	assert_string_equal(c.template_dir, "/t");
+	assert_int_equal(c.templates_max, 3);
+	assert_int_equal(c.templates_max_mib, 1024);
+	assert_int_equal(c.templates_max_days, 9);
 	assert_int_equal(c.log_level, LOG_LEVEL_DBG);
 	assert_int_equal(c.ready_timeout_ms, 5);
 	assert_int_equal(c.call_timeout_ms, 6);
