@@ -147,6 +147,9 @@ class Containerd:
                 fs_server=self.build / "src/fs/harpoon-fs",
                 vmm=self.build / "src/vmm/harpoon-vmm",
                 qemu=paths.QEMU,
+                cli=self.build / "src/cli/harpoon",
+                templates=os.environ.get("HARPOON_TEST_TEMPLATES", "off"),
+                template_dir=self.folder / "templates",
             )
         self.conf.write_text(text)
 

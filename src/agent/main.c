@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,6 +17,9 @@
 #include "guest.h"
 #include "log.h"
 #include "mux.h"
+
+/* On the kernel's command line; it becomes PID 1's environment. */
+#define INIT_TEMPLATE "harpoon_template"
 
 struct init {
 	struct loop *loop;
@@ -38,6 +42,18 @@ static void init_prepare(void *ctx)
 
 	if (guest_prepare(&guest_params, &err) || agent_prepare(in->agent, &err))
 		log_warn("init", "%s", err.msg);
+}
+
+/*
+ * This machine will be saved as soon as it has greeted, and others go on from there. All that is the same for
+ * every container is done before: then no clone has to. Nothing that is secret or random may be.
+ */
+static int init_prepare_template(struct init *in, struct err *err)
+{
+	if (guest_prepare(&guest_params, err) || agent_prepare(in->agent, err) ||
+	    guest_mount_shared(&guest_params, err))
+		return err->code;
+	return 0;
 }
 
 /* A port where the host made one, else vsock. */
@@ -98,7 +114,9 @@ int main(void)
 		log_err("init", "event loop: %s", strerror(errno));
 		guest_shutdown();
 	}
-	if (init_connect(&in, &err) || init_greet(&in, init_ns, &err)) {
+	if (init_connect(&in, &err) ||
+	    (getenv(INIT_TEMPLATE) && init_prepare_template(&in, &err)) ||
+	    init_greet(&in, init_ns, &err)) {
 		log_err("init", "%s", err.msg);
 		guest_shutdown();
 	}

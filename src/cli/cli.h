@@ -17,6 +17,7 @@ struct cli_command {
 extern const struct cli_command cli_boot;
 extern const struct cli_command cli_check;
 extern const struct cli_command cli_config;
+extern const struct cli_command cli_template;
 extern const struct cli_command cli_version;
 
 enum cli_option_type { CLI_FLAG, CLI_NUMBER, CLI_MEMORY };

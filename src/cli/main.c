@@ -8,6 +8,7 @@
 static const struct cli_command *const cli_commands[] = {
 	&cli_check,
 	&cli_boot,
+	&cli_template,
 	&cli_config,
 	&cli_version,
 };

@@ -58,11 +58,20 @@ static void hv_mux_on_broken(void *ctx, int err)
 	hv_channel_ended(ctx, err);
 }
 
+static void hv_mux_on_input(void *ctx, const void *data, size_t len)
+{
+	hv_record(ctx, data, len);
+}
+
 void hv_mux_open(struct hv_vm *vm, int fd)
 {
 	static const struct mux_callbacks cb = {.on_hello = hv_mux_on_hello,
 						.on_broken = hv_mux_on_broken};
+	static const struct mux_callbacks recording = {.on_hello = hv_mux_on_hello,
+						       .on_broken = hv_mux_on_broken,
+						       .on_input = hv_mux_on_input};
+	bool record = vm->params.birth == HV_BIRTH_TEMPLATE;
 
-	vm->mux = mux_new(vm->loop, fd, &cb, vm);
+	vm->mux = mux_new(vm->loop, fd, record ? &recording : &cb, vm);
 	hv_channel_opened(vm);
 }

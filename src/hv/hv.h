@@ -46,6 +46,9 @@ struct hv_ready {
 	uint64_t guest_init_ns; /* harpoon-init's first instruction */
 	uint64_t guest_ready_ns;
 	uint32_t agent_version;
+	/* The VM is a clone: the guest's times above are those of its template, and host_kernel_ns is when it
+	 * went on. */
+	bool is_clone;
 };
 
 struct hv_callbacks {
@@ -86,7 +89,15 @@ struct hv_helper {
  */
 #define HV_NIC_MAC "02:68:70:6e:00:%02x"
 
+/* How a VM comes to life. */
+enum hv_birth {
+	HV_BIRTH_AUTO, /* as a clone if there is a template and the configuration does not forbid it */
+	HV_BIRTH_COLD,	   /* it boots */
+	HV_BIRTH_TEMPLATE, /* it boots, to be saved as a template: see hv_template_build() */
+};
+
 struct hv_params {
+	enum hv_birth birth;
 	const struct config *config; /* borrowed for the life of the VM */
 	const char *id;		     /* for logs and process names */
 	int state_dir_fd;	     /* borrowed: console log, processes file */
@@ -144,6 +155,24 @@ void hv_vm_kill(struct hv_vm *vm);
 pid_t hv_vm_pid(const struct hv_vm *vm);
 int hv_vm_footprint(const struct hv_vm *vm, struct hv_footprint *ret, struct err *err);
 const char *hv_vm_backend(const struct hv_vm *vm);
+
+/*
+ * Templates: VMs saved right after boot, of which others are clones. A clone that fails before its agent
+ * answers is started again, cold, without a word to the caller; hv_vm_pid() is another one then.
+ *
+ * hv_template_build() makes the template of this size in the calling process, on a loop of its own: seconds.
+ * wait: for the store's lock, else -EBUSY. -EEXIST: there is a good one already. key gets its name.
+ */
+int hv_template_build(const struct config *config, uint32_t nr_vcpus, uint64_t mem_bytes, bool wait,
+		      char *ret_key, size_t key_len, struct err *err);
+/* The name a template of this size has or would have. */
+int hv_template_key(const struct config *config, uint32_t nr_vcpus, uint64_t mem_bytes,
+		    char *ret_key, size_t key_len, struct err *err);
+/*
+ * If vm would have been a clone had there been a template: has one made, by a process of its own and of
+ * the lowest priority, which outlives us. Returns at once; failures are logged.
+ */
+void hv_vm_build_template(struct hv_vm *vm);
 
 /* Which backend a configuration leads to on this host, and one sentence why. Never AUTO. */
 struct hv_choice {

@@ -6,12 +6,18 @@
  */
 #pragma once
 
+#include <stdio.h>
+
 #include "child.h"
 #include "console.h"
 #include "fs_server.h"
 #include "hv.h"
+#include "template.h"
 
 struct mux;
+
+/* err: NULL = saved, and the guest stands still. */
+typedef void (*hv_saved_fn)(void *ctx, const char *error);
 
 struct hv_ops {
 	const char *name;
@@ -23,6 +29,14 @@ struct hv_ops {
 	int (*start)(struct hv_vm *vm, int fs_fd, struct err *err);
 	int (*pause)(struct hv_vm *vm, struct err *err);
 	int (*resume)(struct hv_vm *vm, struct err *err);
+	/* What of this backend's shapes a VM with these parameters, as lines of text for a template's key.
+	 * NULL: it has no templates. */
+	int (*describe)(const struct hv_params *p, FILE *f, struct err *err);
+	/* Saves the machine, memory excepted, to state_fd (borrowed); later its memory to memory_fd. */
+	int (*save)(struct hv_vm *vm, int state_fd, hv_saved_fn done, void *ctx, struct err *err);
+	int (*save_memory)(struct hv_vm *vm, int memory_fd, uint64_t *ret_bytes, struct err *err);
+	/* What the guest was told of its time stamp counter, 0 = nothing. */
+	uint32_t (*tsc_khz)(const struct hv_vm *vm);
 	/* As hv_vm_attach_stream(), while the channel is open. *ret: a handle with ops set. */
 	int (*attach)(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream_done_fn done,
 		      void *ctx, struct hv_stream **ret);
@@ -69,13 +83,24 @@ struct hv_vm {
 	struct hv_ready ready;
 	bool is_ready;
 	struct hv_exit why;
-	struct loop_timer ready_timer; /* not ready in time */
+	/* clone.c */
+	struct template *tmpl; /* owned; what start() makes a clone of; NULL from readiness on */
+	char key[TEMPLATE_KEY_LEN + 1]; /* of its template, be there one or not; "" = none wanted */
+	bool wants_template;
+	bool falling_back;		      /* the clone failed, a cold boot follows */
+	struct hv_nic nics[HV_NICS_MAX];      /* descriptors owned: for that cold boot */
+	struct loop_timer clone_timer;	      /* its guest runs, or a cold boot is due */
+	uint8_t record[TEMPLATE_CHANNEL_MAX]; /* HV_BIRTH_TEMPLATE: what came from the guest */
+	size_t record_len;		      /* larger than the room: it was too much */
+	struct loop_timer ready_timer;	      /* not ready in time */
 	struct loop_timer grace_timer; /* one process has gone, the other is expected to follow */
 	struct loop_timer exit_timer;  /* defers on_exit to a round of its own */
 };
 
 extern const struct hv_ops hv_qemu_ops;
 extern const struct hv_ops hv_kvm_ops;
+/* backend: what hv_choose_backend() chose. */
+const struct hv_ops *hv_ops_of(enum config_backend backend);
 
 /* Base of a backend's handle. */
 struct hv_stream {
@@ -93,6 +118,27 @@ void hv_greeted(struct hv_vm *vm, const void *data, size_t len);
 void hv_explain_reset(const struct hv_vm *vm, struct hv_exit *ret);
 /* Ends the VM for this reason, unless it is ending for an earlier one. */
 void hv_end(struct hv_vm *vm, enum hv_exit_kind kind, const char *fmt, ...) HARPOON_PRINTF(3, 4);
+
+/* clone.c: finds the template for a VM that may be a clone. Never fails: no template, no clone. */
+void hv_clone_look_up(struct hv_vm *vm);
+/* Called by the backend when a clone's guest runs: what its template had sent comes again. */
+void hv_clone_runs(struct hv_vm *vm);
+/* A clone fails before it is ready: true = it is taken care of. */
+bool hv_clone_falls_back(struct hv_vm *vm, enum hv_exit_kind kind, const char *why);
+/* A clone could not even be started: starts the VM cold. */
+int hv_clone_start_failed(struct hv_vm *vm, int error, struct err *err);
+/* It is ready, or ends: nothing is kept for another start. */
+void hv_clone_settle(struct hv_vm *vm);
+void hv_record(struct hv_vm *vm, const void *data, size_t len);
+/* The text behind a key. Caller frees. */
+int hv_describe(const struct hv_params *p, const struct hv_ops *ops, char **ret, struct err *err);
+
+/* vm.c, for clone.c */
+int hv_start_all(struct hv_vm *vm, struct err *err);
+void hv_init_processes(struct hv_vm *vm);
+/* Ends both at once and lets go of what belongs to them. */
+void hv_drop_processes(struct hv_vm *vm);
+void hv_share_free_all(struct hv_vm *vm);
 
 /* Streams multiplexed over one descriptor (mux.h), for a backend's table. fd: owned from here on. */
 void hv_mux_open(struct hv_vm *vm, int fd);

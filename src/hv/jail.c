@@ -18,7 +18,7 @@
  *  - a user namespace: many hosts forbid them, and the parent is root anyway;
  *  - RLIMIT_AS: guest memory, translation cache and thread stacks are address space, not memory; the
  *    container's cgroup is what bounds memory;
- *  - RLIMIT_FSIZE 0: guest memory is a memfd, whose size counts. The limit is guest memory's size.
+ *  - RLIMIT_FSIZE 0: guest memory is a file, whose size counts. The limit is guest memory's size.
  */
 #include "jail.h"
 
@@ -64,6 +64,11 @@ static int jail_open_source(const struct spawn_bind *b, struct jail_source *ret)
 	ssize_t n = -1;
 
 	*ret = (struct jail_source){.fd = -1, .is_dir = b->kind != SPAWN_BIND_FILE};
+	if (b->kind == SPAWN_BIND_MOUNT) {
+		/* Ours to close, like the others. */
+		ret->fd = fcntl(b->mount_fd, F_DUPFD_CLOEXEC, 0);
+		return ret->fd < 0 ? -errno : 0;
+	}
 	if (b->kind == SPAWN_BIND_LIB_DIR) {
 		n = readlink(b->source, ret->link, sizeof(ret->link) - 1);
 		if (n > 0) {

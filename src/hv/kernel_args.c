@@ -10,7 +10,7 @@
 
 #include "util.h"
 
-enum kernel_arg_when { ALWAYS, EMULATED, EMULATED_ONE_CPU };
+enum kernel_arg_when { ALWAYS, TEMPLATE, EMULATED, EMULATED_ONE_CPU };
 
 static const struct {
 	enum kernel_arg_when when;
@@ -26,6 +26,7 @@ static const struct {
 	{ALWAYS, "rcupdate.rcu_expedited=1", "a grace period takes microseconds, not three ticks"},
 	{ALWAYS, "no_timer_check", "no wait of ten ticks for proof that the timer interrupts"},
 	{ALWAYS, "random.trust_cpu=on", "RDRAND is the host's getrandom(): the pool is ready"},
+	{TEMPLATE, "harpoon_template=1", "in the agent's environment: greet when all is prepared"},
 	{EMULATED, "mitigations=off", "emulated code is not speculated; the VM is the boundary"},
 	{EMULATED, "noreplace-smp", "patching lock prefixes out throws translated code away"},
 	/* With more CPUs the second one would lose its high resolution timer. */
@@ -37,6 +38,8 @@ static bool kernel_arg_applies(enum kernel_arg_when when, const struct kernel_ar
 	switch (when) {
 	case ALWAYS:
 		return true;
+	case TEMPLATE:
+		return a->template;
 	case EMULATED:
 		return a->emulated;
 	case EMULATED_ONE_CPU:

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 struct kernel_args {
+	bool template; /* the VM is to be saved once its agent is ready */
 	bool emulated; /* by TCG, not run by the processor */
 	uint32_t nr_vcpus;
 	uint32_t tsc_khz;  /* of the counter the guest sees, 0 = unknown */

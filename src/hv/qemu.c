@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "guest_ram.h"
 #include "host_tsc.h"
 #include "hv_internal.h"
 #include "kernel_args.h"
@@ -29,22 +30,12 @@
 #include "log.h"
 #include "mux.h"
 #include "qemu_args.h"
-#include "qmp.h"
+#include "qemu_internal.h"
+#include "template_image.h"
 
-#define QEMU_CALL_TIMEOUT_MS 5000
 #define QEMU_FILES_MAX 128
 /* The vCPUs, the main loop, RCU, and a few workers. */
 #define QEMU_THREADS_MAX(nr_vcpus) ((nr_vcpus) + 16)
-#define QEMU_REASON_MAX 32
-
-struct qemu {
-	struct hv_vm *vm;
-	struct qmp *qmp;     /* owned */
-	struct host_tsc tsc; /* first reading, taken early so that the second need not wait */
-	bool greeted;
-	bool panicked;
-	char reason[QEMU_REASON_MAX]; /* of the SHUTDOWN event, "" = none came */
-};
 
 /* The pairs between us and QEMU; whatever is still here goes away with it. */
 struct qemu_ends {
@@ -87,6 +78,8 @@ static void qemu_on_greeting(void *ctx, int major, int minor)
 	if (!qemu_version_runs(major, minor))
 		log_warn("hv", "QEMU %d.%d is older than %d.%d, which is the oldest that was tried",
 			 major, minor, QEMU_MIN_MAJOR, QEMU_MIN_MINOR);
+	if (q->vm->tmpl)
+		qemu_incoming(q);
 }
 
 static void qemu_on_event(void *ctx, const char *name, struct json_object *data)
@@ -99,6 +92,7 @@ static void qemu_on_event(void *ctx, const char *name, struct json_object *data)
 		q->panicked = true;
 	if (!strcmp(name, "SHUTDOWN") && json_object_object_get_ex(data, "reason", &reason))
 		snprintf(q->reason, sizeof(q->reason), "%s", json_object_get_string(reason));
+	qemu_migrate_event(q, name, data);
 }
 
 static void qemu_on_qmp_broken(void *ctx, int err)
@@ -119,6 +113,7 @@ static int qemu_new(struct hv_vm *vm, struct err *err)
 			       (unsigned long long)vm->params.mem_bytes);
 	q = xcalloc(1, sizeof(*q));
 	q->vm = vm;
+	q->ram = (struct guest_ram){.mount_fd = -1, .fd = -1};
 	host_tsc_start(&q->tsc);
 	vm->backend = q;
 	return 0;
@@ -133,6 +128,7 @@ static void qemu_free(struct hv_vm *vm)
 	if (!q)
 		return;
 	qmp_free(q->qmp);
+	guest_ram_done(&q->ram);
 	free(q);
 	vm->backend = NULL;
 }
@@ -173,14 +169,18 @@ static int qemu_spawn(struct hv_vm *vm, const char *binary, char **argv, const i
 		      struct err *err)
 {
 	const struct config *c = vm->params.config;
+	const struct qemu *q = vm->backend;
 	cleanup_free char *prefix = qemu_find_prefix(binary);
 	struct spawn_bind binds[SPAWN_BINDS_MAX] = {
-		{SPAWN_BIND_DIR, "/usr", "usr"},	 {SPAWN_BIND_LIB_DIR, "/lib", "lib"},
-		{SPAWN_BIND_LIB_DIR, "/lib64", "lib64"}, {SPAWN_BIND_FILE, c->kernel, "kernel"},
+		{SPAWN_BIND_DIR, "/usr", "usr"},
+		{SPAWN_BIND_LIB_DIR, "/lib", "lib"},
+		{SPAWN_BIND_LIB_DIR, "/lib64", "lib64"},
+		{SPAWN_BIND_FILE, c->kernel, "kernel"},
 		{SPAWN_BIND_FILE, c->initrd, "initrd"},
+		{SPAWN_BIND_MOUNT, "guest memory", GUEST_RAM_DIR, q->ram.mount_fd},
 	};
 	int all[QEMU_NR_FDS + HV_NICS_MAX];
-	size_t nr = 5;
+	size_t nr = 6;
 
 	if (!access("/etc/ld.so.cache", R_OK))
 		binds[nr++] =
@@ -214,28 +214,53 @@ static int qemu_spawn(struct hv_vm *vm, const char *binary, char **argv, const i
 		err);
 }
 
-static int qemu_exec(struct hv_vm *vm, const int *fds, struct err *err)
+/* As a template, or as its clone: the two must be alike. */
+static bool qemu_is_template(const struct hv_params *p, const struct template *t)
 {
-	const struct config *c = vm->params.config;
-	const struct qemu *q = vm->backend;
+	return t || p->birth == HV_BIRTH_TEMPLATE;
+}
+
+static char **qemu_build_args(const struct hv_params *p, const char *binary, bool template,
+			      bool incoming, uint32_t tsc_khz)
+{
 	cleanup_free char *cmdline = kernel_args_build(&(struct kernel_args){
+		.template = template,
 		.emulated = true,
-		.nr_vcpus = vm->params.nr_vcpus,
-		.tsc_khz = host_tsc_khz(&q->tsc),
-		.extra = c->kernel_args,
+		.nr_vcpus = p->nr_vcpus,
+		.tsc_khz = tsc_khz,
+		.extra = p->config->kernel_args,
 	});
-	char binary[PATH_MAX];
-	struct qemu_args args = {
+
+	return qemu_args_build(&(struct qemu_args){
 		.qemu = binary,
 		.kernel = "/kernel",
 		.initrd = "/initrd",
+		.ram = "/" GUEST_RAM_DIR "/" GUEST_RAM_FILE,
 		.kernel_args = cmdline,
-		.id = vm->id,
-		.nr_vcpus = vm->params.nr_vcpus,
-		.mem_bytes = vm->params.mem_bytes,
-		.nics = vm->params.nics,
-		.nr_nics = vm->params.nr_nics,
-	};
+		.id = p->id,
+		.incoming = incoming,
+		.nr_vcpus = p->nr_vcpus,
+		.mem_bytes = p->mem_bytes,
+		.nics = p->nics,
+		.nr_nics = p->nr_nics,
+	});
+}
+
+static int qemu_find_binary(const struct config *c, char ret[PATH_MAX], struct err *err)
+{
+	if (realpath(c->qemu, ret))
+		return 0;
+	return err_set(err, -errno,
+		       "QEMU '%s' (key 'qemu' of harpoon.conf; on Debian: apt-get install "
+		       "qemu-system-x86)",
+		       c->qemu);
+}
+
+static int qemu_exec(struct hv_vm *vm, const int *fds, struct err *err)
+{
+	const struct config *c = vm->params.config;
+	struct qemu *q = vm->backend;
+	char binary[PATH_MAX];
 	char **argv;
 	int r = qemu_check_file("kernel", c->kernel, err);
 
@@ -243,17 +268,53 @@ static int qemu_exec(struct hv_vm *vm, const int *fds, struct err *err)
 		r = kernel_image_check(c->kernel, err);
 	if (!r)
 		r = qemu_check_file("initrd", c->initrd, err);
+	if (!r)
+		r = qemu_find_binary(c, binary, err);
 	if (r)
 		return r;
-	if (!realpath(c->qemu, binary))
-		return err_set(err, -errno,
-			       "QEMU '%s' (key 'qemu' of harpoon.conf; on Debian: apt-get install "
-			       "qemu-system-x86)",
-			       c->qemu);
-	argv = qemu_args_build(&args);
+	/* A clone's guest knows already, and the second reading has time. */
+	q->tsc_khz = vm->tmpl ? vm->tmpl->meta.tsc_khz : host_tsc_khz(&q->tsc);
+	argv = qemu_build_args(&vm->params, binary, qemu_is_template(&vm->params, vm->tmpl),
+			       vm->tmpl, q->tsc_khz);
 	r = qemu_spawn(vm, binary, argv, fds, err);
 	qemu_args_free(argv);
 	return r;
+}
+
+/* Everything that QEMU itself is started with, save what differs from VM to VM by nature. */
+static int qemu_describe(const struct hv_params *p, FILE *f, struct err *err)
+{
+	struct hv_params any = *p;
+	char binary[PATH_MAX];
+	struct stat st;
+	char **argv;
+	int r = qemu_find_binary(p->config, binary, err);
+
+	if (r)
+		return r;
+	if (stat(binary, &st))
+		return err_set(err, -errno, "QEMU '%s'", binary);
+	fprintf(f, "qemu ino=%ju size=%jd mtime=%jd.%09ld ctime=%jd.%09ld\n", (uintmax_t)st.st_ino,
+		(intmax_t)st.st_size, (intmax_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec,
+		(intmax_t)st.st_ctim.tv_sec, st.st_ctim.tv_nsec);
+	any.id = "any";
+	argv = qemu_build_args(&any, binary, true, false, 0);
+	for (char **a = argv; *a; a++)
+		fprintf(f, "arg %s\n", *a);
+	qemu_args_free(argv);
+	return 0;
+}
+
+static int qemu_save_memory(struct hv_vm *vm, int memory_fd, uint64_t *ret_bytes, struct err *err)
+{
+	const struct qemu *q = vm->backend;
+
+	return template_image_write(q->ram.fd, q->ram.bytes, memory_fd, ret_bytes, err);
+}
+
+static uint32_t qemu_tsc_khz(const struct hv_vm *vm)
+{
+	return ((const struct qemu *)vm->backend)->tsc_khz;
 }
 
 static int qemu_start(struct hv_vm *vm, int fs_fd, struct err *err)
@@ -268,7 +329,15 @@ static int qemu_start(struct hv_vm *vm, int fs_fd, struct err *err)
 	int r = qemu_ends_init(&ends, fs_fd, err);
 
 	if (!r)
+		r = guest_ram_init(&q->ram, vm->params.mem_bytes, err);
+	if (!r)
 		r = qemu_exec(vm, ends.theirs, err);
+	/* While QEMU starts. */
+	if (!r && vm->tmpl)
+		r = qemu_fill_memory(q, err);
+	/* The jail has it now, and only the jail. */
+	if (vm->params.birth != HV_BIRTH_TEMPLATE)
+		guest_ram_done(&q->ram);
 	if (r)
 		return r;
 	q->qmp = qmp_new(vm->loop, take_fd(&ends.ours[QEMU_FD_QMP - SPAWN_FD_FIRST]), &cb, q);
@@ -356,6 +425,10 @@ const struct hv_ops hv_qemu_ops = {
 	.start = qemu_start,
 	.pause = qemu_pause,
 	.resume = qemu_resume,
+	.describe = qemu_describe,
+	.save = qemu_save,
+	.save_memory = qemu_save_memory,
+	.tsc_khz = qemu_tsc_khz,
 	.attach = hv_mux_attach,
 	.detach = hv_mux_detach,
 	.explain_exit = qemu_explain_exit,

@@ -67,9 +67,13 @@ static void qemu_args_machine(struct qemu_argv *v, const struct qemu_args *a)
 	qemu_arg(v, "-cpu", xstrdup("Nehalem-v1,+rdrand"));
 	qemu_arg(v, "-smp", xasprintf("%" PRIu32, a->nr_vcpus));
 	qemu_arg(v, "-m", xasprintf("%" PRIu64 "M", mib));
-	/* Shared, because the file server maps guest memory (vhost-user). */
+	/*
+	 * Shared, because the file server maps guest memory (vhost-user). A file with a name, because
+	 * only then is memory left out of what QEMU writes when it saves the machine.
+	 */
 	qemu_arg(v, "-object",
-		 xasprintf("memory-backend-memfd,id=ram,size=%" PRIu64 "M,share=on", mib));
+		 xasprintf("memory-backend-file,id=ram,size=%" PRIu64 "M,share=on,mem-path=%s", mib,
+			   a->ram));
 }
 
 static void qemu_args_devices(struct qemu_argv *v)
@@ -127,6 +131,8 @@ char **qemu_args_build(const struct qemu_args *a)
 	qemu_arg(&v, "-append", xstrdup(a->kernel_args));
 	qemu_args_devices(&v);
 	qemu_args_nics(&v, a);
+	if (a->incoming)
+		qemu_arg(&v, "-incoming", xstrdup("defer"));
 	return v.argv;
 }
 

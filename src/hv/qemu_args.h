@@ -26,8 +26,10 @@ enum qemu_fd {
 struct qemu_args {
 	const char *qemu;	     /* program, as seen in the jail */
 	const char *kernel, *initrd; /* as seen in the jail */
+	const char *ram;	     /* file that is guest memory, as seen in the jail */
 	const char *kernel_args;
 	const char *id; /* for `ps` */
+	bool incoming;	/* waits for another machine's state instead of booting */
 	uint32_t nr_vcpus;
 	uint64_t mem_bytes; /* a multiple of QEMU_MEM_ALIGN */
 	const struct hv_nic *nics;

@@ -167,23 +167,21 @@ static void qmp_on_timeout(void *ctx)
 	qmp_call_finish(ctx, "QEMU does not answer");
 }
 
-static int qmp_send(struct qmp *q, const char *command, uint32_t id)
+static int qmp_send(struct qmp *q, const char *command, const char *arguments, int fd, uint32_t id)
 {
-	char line[128];
-	int n = snprintf(line, sizeof(line), "{\"execute\":\"%s\",\"id\":%" PRIu32 "}\n", command,
+	char line[QMP_COMMAND_MAX];
+	int n = snprintf(line, sizeof(line), "{\"execute\":\"%s\"%s%s,\"id\":%" PRIu32 "}\n",
+			 command, arguments ? ",\"arguments\":" : "", arguments ? arguments : "",
 			 id);
-	ssize_t sent;
 
 	if (n < 0 || (size_t)n >= sizeof(line))
 		return -EMSGSIZE;
 	/* Commands are short and few: a full socket means that QEMU stopped reading them. */
-	sent = send(q->fd, line, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
-	if (sent < 0)
-		return -errno;
-	return sent == n ? 0 : -EPIPE;
+	return io_send_fds(q->fd, line, (size_t)n, &fd, fd >= 0);
 }
 
-int qmp_call(struct qmp *q, const char *command, uint32_t timeout_ms, qmp_done_fn done, void *ctx)
+int qmp_call_with(struct qmp *q, const char *command, const char *arguments, int fd,
+		  uint32_t timeout_ms, qmp_done_fn done, void *ctx)
 {
 	struct qmp_call *c = NULL;
 	int r;
@@ -194,13 +192,18 @@ int qmp_call(struct qmp *q, const char *command, uint32_t timeout_ms, qmp_done_f
 		c = q->calls[i].used ? NULL : &q->calls[i];
 	if (!c)
 		return -EBUSY;
-	r = qmp_send(q, command, q->next_id);
+	r = qmp_send(q, command, arguments, fd, q->next_id);
 	if (r)
 		return r;
 	*c = (struct qmp_call){
 		.used = true, .id = q->next_id++, .done = done, .ctx = ctx, .qmp = q};
 	loop_timer_arm(q->loop, &c->timer, timeout_ms * 1000000ull, qmp_on_timeout, c);
 	return 0;
+}
+
+int qmp_call(struct qmp *q, const char *command, uint32_t timeout_ms, qmp_done_fn done, void *ctx)
+{
+	return qmp_call_with(q, command, NULL, -1, timeout_ms, done, ctx);
 }
 
 static void qmp_answer(struct qmp *q, const struct qmp_message *m)

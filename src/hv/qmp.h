@@ -15,6 +15,7 @@
 
 #define QMP_LINE_MAX (64 * 1024)
 #define QMP_CALLS_MAX 16
+#define QMP_COMMAND_MAX 512
 
 enum qmp_kind { QMP_GREETING, QMP_RETURN, QMP_ERROR, QMP_EVENT };
 
@@ -54,5 +55,11 @@ void qmp_free(struct qmp *q);
  * -EPIPE: no connection.
  */
 int qmp_call(struct qmp *q, const char *command, uint32_t timeout_ms, qmp_done_fn done, void *ctx);
+/*
+ * As above, with arguments (the text of a JSON object, ours; NULL = none) and a descriptor that goes with
+ * the command (borrowed; -1 = none). -EMSGSIZE: longer than QMP_COMMAND_MAX.
+ */
+int qmp_call_with(struct qmp *q, const char *command, const char *arguments, int fd,
+		  uint32_t timeout_ms, qmp_done_fn done, void *ctx);
 /* Takes what is left to read right now (QEMU is gone). */
 void qmp_drain(struct qmp *q);

@@ -27,19 +27,21 @@ enum spawn_bind_kind {
 	SPAWN_BIND_DIR,	    /* a folder, read-only; programs in it may be executed */
 	SPAWN_BIND_LIB_DIR, /* as above; a symbolic link is copied as a link, absence is no error */
 	SPAWN_BIND_FILE,    /* one file, read-only, not executable; links are followed */
+	SPAWN_BIND_MOUNT,   /* a detached mount, moved as it is: the jail is its only place */
 };
 
 struct spawn_bind {
 	enum spawn_bind_kind kind;
-	const char *source; /* on the host */
+	const char *source; /* on the host; for a SPAWN_BIND_MOUNT only what messages call it */
 	const char *target; /* in the jail, without the leading slash; parents are made */
+	int mount_fd;	    /* SPAWN_BIND_MOUNT: borrowed */
 };
 
 struct spawn_jail {
 	int netns_fd; /* network namespace to join, borrowed; -1 = a new empty one */
 	const struct spawn_bind *binds;
 	size_t nr_binds;
-	uint64_t file_size_max; /* RLIMIT_FSIZE; memfd sizes count */
+	uint64_t file_size_max; /* RLIMIT_FSIZE; guest memory is a file */
 	uint64_t nr_files_max, nr_threads_max;
 };
 

@@ -28,6 +28,8 @@
 #define HV_MS 1000000ull
 /* QEMU closes its sockets well before it is gone: unmapping guest memory on a busy host takes time. */
 #define HV_GRACE_NS (5000 * HV_MS)
+/* A clone takes a tenth of a second. On a host so busy that it takes this long a boot takes longer still. */
+#define HV_CLONE_TIMEOUT_NS (20000 * HV_MS)
 
 static_assert(HV_SHARE_NAME_MAX == FS_CONTROL_NAME_MAX, "names fit both ways");
 static_assert(HV_SHARE_READ_ONLY == FS_CONTROL_READ_ONLY, "flags are passed on as they are");
@@ -61,13 +63,16 @@ void hv_end(struct hv_vm *vm, enum hv_exit_kind kind, const char *fmt, ...)
 
 	if (vm->state != HV_RUNNING)
 		return;
-	vm->state = HV_ENDING;
 	vm->why.kind = kind;
 	va_start(ap, fmt);
 	vsnprintf(vm->why.text, sizeof(vm->why.text), fmt, ap);
 	va_end(ap);
 	loop_timer_cancel(&vm->ready_timer);
 	loop_timer_cancel(&vm->grace_timer);
+	if (hv_clone_falls_back(vm, kind, vm->why.text))
+		return;
+	vm->state = HV_ENDING;
+	hv_clone_settle(vm);
 	child_kill(&vm->vmm);
 	child_kill(&vm->fs.child);
 	child_kill(&vm->net_helper);
@@ -128,7 +133,7 @@ static void hv_on_fs_exit(void *ctx)
 {
 	struct hv_vm *vm = ctx;
 
-	if (vm->state == HV_RUNNING && child_is_running(&vm->vmm)) {
+	if (vm->state == HV_RUNNING && !vm->falling_back && child_is_running(&vm->vmm)) {
 		uint64_t grace_ns = vm->fs.child.status > 128 ? 0 : HV_GRACE_NS;
 
 		loop_timer_arm(vm->loop, &vm->grace_timer, grace_ns, hv_on_fs_alone, vm);
@@ -178,7 +183,9 @@ void hv_greeted(struct hv_vm *vm, const void *data, size_t len)
 	vm->ready.guest_ready_ns = hello.guest_ready_ns;
 	vm->ready.agent_version = hello.version;
 	vm->is_ready = true;
+	vm->ready.is_clone = vm->tmpl;
 	loop_timer_cancel(&vm->ready_timer);
+	hv_clone_settle(vm);
 	vm->cb.on_ready(vm->ctx, &vm->ready);
 	/* The VM may be gone now. */
 }
@@ -193,7 +200,7 @@ void hv_channel_ended(struct hv_vm *vm, int err)
 	vm->channel_over = true;
 	if (err == -EPROTO)
 		hv_end(vm, HV_EXIT_FAILED, "the guest broke the protocol of its channel");
-	else if (vm->state == HV_RUNNING && child_is_running(&vm->vmm))
+	else if (vm->state == HV_RUNNING && !vm->falling_back && child_is_running(&vm->vmm))
 		loop_timer_arm(vm->loop, &vm->grace_timer, HV_GRACE_NS, hv_on_channel_alone, vm);
 	hv_check_final(vm);
 }
@@ -229,6 +236,32 @@ static int hv_check_params(const struct hv_params *p, struct err *err)
 	return 0;
 }
 
+void hv_init_processes(struct hv_vm *vm)
+{
+	child_init(&vm->vmm, vm->loop, vm->ops->name, hv_on_vmm_exit, vm);
+	fs_server_init(&vm->fs, vm->loop, hv_on_fs_exit, vm);
+	vm->vmm.cgroup_fds = vm->fs.child.cgroup_fds = vm->params.cgroup_fds;
+	vm->vmm.nr_cgroup_fds = vm->fs.child.nr_cgroup_fds = vm->params.nr_cgroup_fds;
+}
+
+void hv_drop_processes(struct hv_vm *vm)
+{
+	loop_timer_cancel(&vm->grace_timer);
+	/* Both are signalled before the first is waited for. */
+	child_kill(&vm->vmm);
+	child_kill(&vm->fs.child);
+	child_done(&vm->vmm);
+	fs_server_done(&vm->fs);
+	vm->ops->free(vm);
+	console_free(take_ptr(&vm->console));
+	vm->channel_open = vm->channel_over = false;
+}
+
+const struct hv_ops *hv_ops_of(enum config_backend backend)
+{
+	return backend == CONFIG_BACKEND_KVM ? &hv_kvm_ops : &hv_qemu_ops;
+}
+
 static void hv_vm_freep(struct hv_vm **vm)
 {
 	hv_vm_free(*vm);
@@ -247,7 +280,7 @@ int hv_vm_new(struct loop *loop, const struct hv_params *params, const struct hv
 		return r;
 	log_info("hv", "backend %s: %s", config_backend_name(choice.backend), choice.why);
 	vm = xcalloc(1, sizeof(*vm));
-	vm->ops = choice.backend == CONFIG_BACKEND_KVM ? &hv_kvm_ops : &hv_qemu_ops;
+	vm->ops = hv_ops_of(choice.backend);
 	vm->loop = loop;
 	vm->cb = *cb;
 	vm->ctx = ctx;
@@ -255,11 +288,10 @@ int hv_vm_new(struct loop *loop, const struct hv_params *params, const struct hv
 	vm->id = xstrdup(params->id);
 	vm->params.id = vm->id;
 	list_init(&vm->shares);
-	child_init(&vm->vmm, loop, vm->ops->name, hv_on_vmm_exit, vm);
-	fs_server_init(&vm->fs, loop, hv_on_fs_exit, vm);
+	for (size_t i = 0; i < HV_NICS_MAX; i++)
+		vm->nics[i].fd = -1;
+	hv_init_processes(vm);
 	child_init(&vm->net_helper, loop, "net", hv_on_net_helper_exit, vm);
-	vm->vmm.cgroup_fds = vm->fs.child.cgroup_fds = params->cgroup_fds;
-	vm->vmm.nr_cgroup_fds = vm->fs.child.nr_cgroup_fds = params->nr_cgroup_fds;
 	vm->net_helper.cgroup_fds = params->cgroup_fds;
 	vm->net_helper.nr_cgroup_fds = params->nr_cgroup_fds;
 	r = vm->ops->new (vm, err);
@@ -276,26 +308,25 @@ static void hv_share_free(struct hv_share *s)
 	free(s);
 }
 
-void hv_vm_free(struct hv_vm *vm)
+void hv_share_free_all(struct hv_vm *vm)
 {
 	struct hv_share *s;
 
+	list_for_each (s, &vm->shares, link)
+		hv_share_free(s);
+}
+
+void hv_vm_free(struct hv_vm *vm)
+{
 	if (!vm)
 		return;
 	loop_timer_cancel(&vm->ready_timer);
-	loop_timer_cancel(&vm->grace_timer);
 	loop_timer_cancel(&vm->exit_timer);
-	/* Both are signalled before the first is waited for. */
-	child_kill(&vm->vmm);
-	child_kill(&vm->fs.child);
 	child_kill(&vm->net_helper);
-	child_done(&vm->vmm);
+	hv_drop_processes(vm);
 	child_done(&vm->net_helper);
-	fs_server_done(&vm->fs);
-	vm->ops->free(vm);
-	console_free(vm->console);
-	list_for_each (s, &vm->shares, link)
-		hv_share_free(s);
+	hv_clone_settle(vm);
+	hv_share_free_all(vm);
 	free(vm->id);
 	free(vm);
 }
@@ -320,10 +351,13 @@ int hv_vm_share(struct hv_vm *vm, const char *name, int dirfd, uint32_t flags, s
 		return r;
 	if (flags & ~(HV_SHARE_READ_ONLY | HV_SHARE_EXCLUSIVE | HV_SHARE_DEVICES))
 		return err_say(err, -EINVAL, "share '%s': unknown flags 0x%x", name, flags);
-	if (vm->state == HV_RUNNING)
-		return fs_server_export(&vm->fs, name, fd, flags, err);
-	if (vm->state != HV_NEW)
+	if (vm->state == HV_RUNNING && !vm->falling_back)
+		r = fs_server_export(&vm->fs, name, fd, flags, err);
+	else if (vm->state > HV_RUNNING)
 		return err_say(err, -ESHUTDOWN, "share '%s': the VM has ended", name);
+	/* A clone may have to be started once more. */
+	if (r || (vm->state == HV_RUNNING && !vm->tmpl && !vm->falling_back))
+		return r;
 	s = xcalloc(1, sizeof(*s));
 	snprintf(s->name, sizeof(s->name), "%s", name);
 	s->fd = take_fd(&fd);
@@ -401,8 +435,25 @@ static int hv_export_shares(struct hv_vm *vm, struct err *err)
 
 		if (r)
 			return r;
-		hv_share_free(s);
 	}
+	if (!vm->tmpl)
+		hv_share_free_all(vm);
+	return 0;
+}
+
+/* The file server answers while QEMU starts. */
+int hv_start_all(struct hv_vm *vm, struct err *err)
+{
+	int r = hv_start_processes(vm, err);
+
+	if (!r)
+		r = hv_export_shares(vm, err);
+	if (r)
+		return r;
+	vm->state = HV_RUNNING;
+	loop_timer_arm(vm->loop, &vm->ready_timer,
+		       vm->tmpl ? HV_CLONE_TIMEOUT_NS : vm->params.config->ready_timeout_ms * HV_MS,
+		       hv_on_ready_timeout, vm);
 	return 0;
 }
 
@@ -413,10 +464,10 @@ int hv_vm_start(struct hv_vm *vm, struct err *err)
 	if (vm->state != HV_NEW)
 		return err_say(err, -EALREADY, "VM '%s' was started before", vm->id);
 	vm->ready.host_start_ns = util_now_ns();
-	/* The file server answers while QEMU starts. */
-	r = hv_start_processes(vm, err);
-	if (!r)
-		r = hv_export_shares(vm, err);
+	hv_clone_look_up(vm);
+	r = hv_start_all(vm, err);
+	if (r && vm->tmpl)
+		r = hv_clone_start_failed(vm, r, err);
 	vm->params.nics = NULL; /* the caller's, until now */
 	vm->params.net_helper = NULL;
 	if (r) {
@@ -425,12 +476,8 @@ int hv_vm_start(struct hv_vm *vm, struct err *err)
 		child_done(&vm->vmm);
 		child_done(&vm->net_helper);
 		fs_server_done(&vm->fs);
-		return r;
 	}
-	vm->state = HV_RUNNING;
-	loop_timer_arm(vm->loop, &vm->ready_timer, vm->params.config->ready_timeout_ms * HV_MS,
-		       hv_on_ready_timeout, vm);
-	return 0;
+	return r;
 }
 
 void hv_vm_kill(struct hv_vm *vm)

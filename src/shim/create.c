@@ -184,6 +184,16 @@ static void create_init_waited(void *ctx, const ProtobufCMessage *response, enum
 		container_init_exited(c);
 }
 
+/* What nobody waits for. */
+static void create_afterwards(void *ctx)
+{
+	struct container *c = ctx;
+
+	trace_boot(c);
+	if (c->vm)
+		hv_vm_build_template(c->vm);
+}
+
 static void create_finish(struct container *c)
 {
 	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
@@ -210,7 +220,7 @@ static void create_finish(struct container *c)
 	create_free(c);
 	r.pid = (uint32_t)c->pid;
 	rpc_reply(call, &r.base);
-	loop_timer_arm(c->shim->loop, &c->trace_timer, 0, trace_boot, c);
+	loop_timer_arm(c->shim->loop, &c->trace_timer, 0, create_afterwards, c);
 }
 
 static void create_has(struct container *c, unsigned int what)
@@ -271,6 +281,8 @@ static void create_on_ready(void *ctx, const struct hv_ready *ready)
 	if (c->phase != CONTAINER_CREATING || c->create->err.code)
 		return;
 	c->ready = *ready;
+	/* A clone that failed was replaced. */
+	c->pid = hv_vm_pid(c->vm);
 	if (agent_client_new(c->shim->loop, c->vm, container_on_agent_lost, c, &c->agent, &err) ||
 	    create_configure(c, &err)) {
 		create_fail(c, &err);

@@ -212,6 +212,8 @@ static void mux_read(struct mux *m)
 		m->in = xmalloc(MUX_IN_LEN);
 	n = read(m->fd, m->in + m->in_len, MUX_IN_LEN - m->in_len);
 	if (n > 0) {
+		if (m->cb.on_input)
+			m->cb.on_input(m->ctx, m->in + m->in_len, (size_t)n);
 		m->in_len += (size_t)n;
 		mux_parse(m);
 		if (m->out_dead)
@@ -223,6 +225,22 @@ static void mux_read(struct mux *m)
 	if (n < 0 && errno == EAGAIN && !m->out_dead)
 		return;
 	m->err = -EPIPE;
+}
+
+int mux_feed(struct mux *m, const void *data, size_t len)
+{
+	if (len > MUX_IN_LEN - m->in_len)
+		return -EMSGSIZE;
+	mux_enter(m);
+	if (!m->err) {
+		if (!m->in)
+			m->in = xmalloc(MUX_IN_LEN);
+		memcpy(m->in + m->in_len, data, len);
+		m->in_len += len;
+		mux_parse(m);
+	}
+	mux_leave(m);
+	return 0;
 }
 
 static void mux_on_channel(void *ctx, uint32_t events)

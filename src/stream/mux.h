@@ -51,12 +51,20 @@ struct mux_callbacks {
 	/* The channel is over (-EPIPE: closed, -EPROTO: violation). Called once, at most; every
 	 * stream's done callback has run before. The owner then calls mux_free(). */
 	void (*on_broken)(void *ctx, int err);
+	/* Whatever came from the peer, before it is acted on; may call nothing here. Usually NULL. */
+	void (*on_input)(void *ctx, const void *data, size_t len);
 };
 
 /* fd: the channel, owned by the mux from here on (made non-blocking). */
 struct mux *mux_new(struct loop *loop, int fd, const struct mux_callbacks *cb, void *ctx);
 /* Ends every stream (done callbacks run with -ECANCELED) and closes the channel. Accepts NULL. */
 void mux_free(struct mux *mux);
+
+/*
+ * Takes bytes as if the peer had sent them just now: what a guest had sent before it was saved, when it goes
+ * on as another one. From the loop. -EMSGSIZE: more than a channel's input buffer holds.
+ */
+int mux_feed(struct mux *mux, const void *data, size_t len);
 
 /* Sends the greeting; len at most MUX_HELLO_MAX. */
 int mux_send_hello(struct mux *mux, const void *data, size_t len);

@@ -371,6 +371,10 @@ int hv_vm_footprint(const struct hv_vm *vm, struct hv_footprint *ret, struct err
 	return -ENOTSUP;
 }
 
+void hv_vm_build_template(struct hv_vm *vm)
+{
+}
+
 int hv_choose_backend(const struct config *config, struct hv_choice *ret, struct err *err)
 {
 	snprintf(ret->why, sizeof(ret->why), "it is a \"test\"");

@@ -99,6 +99,7 @@ static void test_qemu_args(void **state)
 	const struct qemu_args a = {.qemu = "/usr/bin/q",
 				    .kernel = "/kernel",
 				    .initrd = "/initrd",
+				    .ram = "/ram/ram",
 				    .kernel_args = "quiet a=1,2",
 				    .id = "x,fd=9",
 				    .nr_vcpus = 3,
@@ -120,7 +121,8 @@ static void test_qemu_args(void **state)
 	assert_true(has_value(argv, "-display", "none"));
 	assert_true(has_value(argv, "-smp", "3"));
 	assert_true(has_value(argv, "-m", "96M"));
-	assert_true(has_value(argv, "-object", "memory-backend-memfd,id=ram,size=96M,share=on"));
+	assert_true(has_value(argv, "-object",
+			      "memory-backend-file,id=ram,size=96M,share=on,mem-path=/ram/ram"));
 	assert_true(has_value(argv, "-append", "quiet a=1,2"));
 	/* A comma in a name from outside stays part of the name. */
 	assert_true(has_value(argv, "-name", "guest=x,,fd=9"));
@@ -135,7 +137,7 @@ static void test_qemu_args(void **state)
 	}
 	for (size_t i = 0; argv[i]; i++) {
 		assert_null(strstr(argv[i], "server"));
-		assert_null(strstr(argv[i], "path="));
+		assert_true(!strstr(argv[i], "path=") || strstr(argv[i], ",mem-path=/ram/ram"));
 	}
 	qemu_args_free(argv);
 	qemu_args_free(NULL);

@@ -589,13 +589,17 @@ static void test_jail(void **state)
 	uid = SPAWN_UID_BASE + (unsigned int)pid;
 	uid_line = xasprintf("\nUid:\t%u\t%u\t%u\t%u\n", uid, uid, uid, uid);
 	expect_line(status, uid_line);
-	/* Of the host's tree: what QEMU needs, read-only, and not one mount more. */
+	/* Of the host's tree: what QEMU needs, read-only, and not one mount more; and guest memory. */
 	mounts = proc_file(pid, "mountinfo");
 	for (char *save = NULL, *l = strtok_r(mounts, "\n", &save); l;
 	     l = strtok_r(NULL, "\n", &save)) {
 		char at[128], flags[128];
 
 		assert_int_equal(sscanf(l, "%*s %*s %*s %*s %127s %127s", at, flags), 2);
+		if (!strcmp(at, "/ram")) {
+			assert_int_equal(strncmp(flags, "rw,nosuid,nodev,noexec", 22), 0);
+			continue;
+		}
 		assert_int_equal(strncmp(flags, "ro,nosuid,nodev", 15), 0);
 		assert_true(!strcmp(at, "/") || !strcmp(at, "/usr") || !strcmp(at, "/kernel") ||
 			    !strcmp(at, "/initrd") || !strcmp(at, "/lib") ||

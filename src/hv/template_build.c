@@ -1,0 +1,276 @@
+/*
+ * Making a template: a VM boots with nothing in it, its agent prepares all it can and greets, and the machine
+ * is saved. On a loop of its own in the caller's process; the processes of the VM are children as ever.
+ *
+ *   lock -> boot -> greeting -> state saved, guest stands still -> memory, channel -> hashes -> name
+ *
+ * Whatever happens before the last step leaves no trace but a note of the failure, which keeps the next
+ * starts from trying the same again for a while.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "hv_internal.h"
+#include "io.h"
+#include "log.h"
+#include "mux_frame.h"
+
+struct build {
+	struct loop *loop;
+	struct hv_vm *vm; /* owned */
+	char key[TEMPLATE_KEY_LEN + 1];
+	struct template_new new;
+	struct template_meta meta;
+	const char *shape;
+	bool done;
+	struct err *err;
+};
+
+static void build_fail(struct build *b, int code, const char *why)
+{
+	if (!b->err->code && !b->done)
+		err_say(b->err, code, "%s", why);
+	loop_stop(b->loop);
+}
+
+/* A part of a frame would be lost: the other part is still in the guest. */
+static int build_check_channel(const struct hv_vm *vm)
+{
+	size_t at = 0;
+
+	if (vm->record_len > sizeof(vm->record))
+		return -E2BIG;
+	while (vm->record_len - at >= MUX_HEADER_LEN) {
+		struct mux_frame f;
+
+		if (mux_frame_decode(vm->record + at, &f) ||
+		    vm->record_len - at < MUX_HEADER_LEN + (size_t)f.len)
+			return -EPROTO;
+		at += MUX_HEADER_LEN + (size_t)f.len;
+	}
+	return at == vm->record_len ? 0 : -EPROTO;
+}
+
+static int build_write_rest(struct build *b)
+{
+	cleanup_close int memory_fd =
+		openat(b->new.fd, "memory", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	uint64_t bytes = 0;
+	int r;
+
+	if (memory_fd < 0)
+		return err_set(b->err, -errno, "create its file 'memory'");
+	r = b->vm->ops->save_memory(b->vm, memory_fd, &bytes, b->err);
+	if (r)
+		return r;
+	r = build_check_channel(b->vm);
+	if (!r)
+		r = io_write_file(b->new.fd, "channel", b->vm->record, b->vm->record_len);
+	if (r)
+		return err_set(b->err, r, "keep what the guest has sent");
+	log_info("template", "template %s: %u vCPUs, %u MiB, of which %llu KiB are used", b->key,
+		 b->meta.nr_vcpus, b->meta.mem_mib, (unsigned long long)bytes >> 10);
+	b->meta.tsc_khz = b->vm->ops->tsc_khz(b->vm);
+	b->meta.created = time(NULL);
+	/* Of the VM that is about to end. */
+	unlinkat(b->new.fd, PROCS_FILE, 0);
+	unlinkat(b->new.fd, "console.log", 0);
+	return template_new_commit(&b->new, &b->meta, b->shape, b->err);
+}
+
+static void build_on_saved(void *ctx, const char *error)
+{
+	struct build *b = ctx;
+
+	if (error)
+		build_fail(b, -EIO, error);
+	else if (!build_write_rest(b))
+		b->done = true;
+	loop_stop(b->loop);
+}
+
+static void build_on_ready(void *ctx, const struct hv_ready *ready)
+{
+	struct build *b = ctx;
+	cleanup_close int fd =
+		openat(b->new.fd, "state", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		err_set(b->err, -errno, "create its file 'state'");
+	else
+		b->vm->ops->save(b->vm, fd, build_on_saved, b, b->err);
+	if (b->err->code)
+		loop_stop(b->loop);
+}
+
+static void build_on_exit(void *ctx, const struct hv_exit *why)
+{
+	build_fail(ctx, -EIO, why->text);
+}
+
+static int build_run(struct build *b, struct hv_params *params)
+{
+	static const struct hv_callbacks cb = {.on_ready = build_on_ready,
+					       .on_exit = build_on_exit};
+	int r;
+
+	params->state_dir = b->new.dir;
+	params->state_dir_fd = b->new.fd;
+	b->loop = loop_new();
+	if (!b->loop)
+		return err_set(b->err, -errno, "make an event loop");
+	r = hv_vm_new(b->loop, params, &cb, b, &b->vm, b->err);
+	if (!r)
+		r = hv_vm_start(b->vm, b->err);
+	if (!r)
+		r = loop_run(b->loop);
+	hv_vm_free(b->vm);
+	loop_free(b->loop);
+	return r ? r : b->err->code;
+}
+
+/* There was one in the meantime? */
+static bool build_is_there(const struct config *c, const char *key)
+{
+	cleanup(template_freep) struct template *t = NULL;
+	struct err err = {0};
+
+	return !template_open(c->template_dir, key, &t, &err);
+}
+
+static void build_prune(const struct config *c)
+{
+	const struct template_limits limits = {
+		.max = c->templates_max,
+		.max_bytes = (uint64_t)c->templates_max_mib << 20,
+		.max_age_s = (int64_t)c->templates_max_days * 24 * 3600,
+	};
+	struct err err = {0};
+
+	if (template_prune(c->template_dir, &limits, &err) < 0)
+		log_warn("template", "%s", err.msg);
+}
+
+static int build_shape(const struct hv_params *params, char **ret, struct err *err)
+{
+	const struct hv_ops *ops;
+	struct hv_choice choice;
+	int r = hv_choose_backend(params->config, &choice, err);
+
+	if (r)
+		return r;
+	ops = hv_ops_of(choice.backend);
+	if (!ops->describe)
+		return err_say(err, -EOPNOTSUPP, "the %s backend has no templates", ops->name);
+	return hv_describe(params, ops, ret, err);
+}
+
+static int build_locked(struct build *b, struct hv_params *params, const char *dir, bool wait)
+{
+	int r = template_new_begin(dir, b->key, wait, &b->new, b->err);
+
+	if (!r && build_is_there(params->config, b->key))
+		r = -EEXIST;
+	if (!r)
+		r = build_run(b, params);
+	if (r && r != -EEXIST && r != -EBUSY) {
+		err_wrap(b->err, "make template %s", b->key);
+		template_note_failure(dir, b->key, b->err->msg);
+	}
+	template_new_done(&b->new);
+	return r;
+}
+
+int hv_template_build(const struct config *config, uint32_t nr_vcpus, uint64_t mem_bytes, bool wait,
+		      char *ret_key, size_t key_len, struct err *err)
+{
+	struct hv_params params = {.birth = HV_BIRTH_TEMPLATE,
+				   .config = config,
+				   .id = "template",
+				   .netns_fd = -1,
+				   .nr_vcpus = nr_vcpus,
+				   .mem_bytes = mem_bytes};
+	struct build b = {.err = err,
+			  .meta = {.nr_vcpus = nr_vcpus, .mem_mib = (uint32_t)(mem_bytes >> 20)}};
+	cleanup_free char *shape = NULL;
+	char key[TEMPLATE_KEY_LEN + 1];
+	int r = build_shape(&params, &shape, err);
+
+	if (r)
+		return r;
+	template_key(shape, key);
+	snprintf(ret_key, key_len, "%s", key);
+	memcpy(b.key, key, sizeof(key));
+	b.shape = shape;
+	r = build_locked(&b, &params, config->template_dir, wait);
+	if (!r)
+		build_prune(config);
+	return r;
+}
+
+int hv_template_key(const struct config *config, uint32_t nr_vcpus, uint64_t mem_bytes,
+		    char *ret_key, size_t key_len, struct err *err)
+{
+	const struct hv_params params = {
+		.config = config, .netns_fd = -1, .nr_vcpus = nr_vcpus, .mem_bytes = mem_bytes};
+	cleanup_free char *shape = NULL;
+	char key[TEMPLATE_KEY_LEN + 1];
+	int r = build_shape(&params, &shape, err);
+
+	if (r)
+		return r;
+	template_key(shape, key);
+	snprintf(ret_key, key_len, "%s", key);
+	return 0;
+}
+
+/* ---- in the background ---- */
+
+/* Two forks: the grandchild is nobody's child that we would have to reap. */
+static void build_exec_detached(const char *cli, char *const *argv, const char *config_path)
+{
+	char *const env[] = {config_path ? xasprintf("HARPOON_CONFIG=%s", config_path) : NULL,
+			     NULL};
+	int null_fd = open("/dev/null", O_RDWR);
+	sigset_t none;
+
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (setsid() < 0 || fork() != 0)
+		_exit(0);
+	for (int i = 0; i < 3; i++)
+		dup2(null_fd, i);
+	close_range(3, ~0u, 0);
+	(void)!nice(19);
+	execve(cli, argv, env);
+	_exit(127);
+}
+
+void hv_vm_build_template(struct hv_vm *vm)
+{
+	const struct config *c = vm->params.config;
+	cleanup_free char *vcpus = xasprintf("%u", vm->params.nr_vcpus);
+	cleanup_free char *memory =
+		xasprintf("%llu", (unsigned long long)vm->params.mem_bytes >> 20);
+	char name[] = "harpoon", command[] = "template", verb[] = "build", quiet[] = "--background";
+	char vcpus_opt[] = "--vcpus", memory_opt[] = "--memory";
+	char *argv[] = {name, command, verb, quiet, vcpus_opt, vcpus, memory_opt, memory, NULL};
+	pid_t pid;
+
+	if (!vm->wants_template || template_wait_s(c->template_dir, vm->key))
+		return;
+	vm->wants_template = false;
+	log_info("hv", "template %s is made in the background", vm->key);
+	pid = fork();
+	if (!pid)
+		build_exec_detached(c->cli, argv, c->path);
+	if (pid < 0 || waitpid(pid, NULL, 0) != pid)
+		log_warn("hv", "make template %s: %s", vm->key, strerror(errno));
+}
