@@ -70,9 +70,13 @@ static void template_background(void)
 static int template_run_build(const struct config *c, int argc, char **argv)
 {
 	uint32_t vcpus = c->vcpus, memory_mib = c->memory_mib, background = 0;
+	uint32_t taps = c->nics, streams = 0;
+	struct hv_template_size size;
 	const struct cli_option options[] = {
 		{"vcpus", 0, CLI_NUMBER, &vcpus, 1, CONFIG_VCPUS_MAX},
 		{"memory", 0, CLI_MEMORY, &memory_mib, 0, 0},
+		{"taps", 0, CLI_NUMBER, &taps, 0, HV_NICS_MAX},
+		{"streams", 0, CLI_NUMBER, &streams, 0, HV_NICS_MAX},
 		{"background", 0, CLI_FLAG, &background, 0, 0},
 		{0},
 	};
@@ -84,8 +88,8 @@ static int template_run_build(const struct config *c, int argc, char **argv)
 		return r;
 	if (background)
 		template_background();
-	r = hv_template_build(c, vcpus, (uint64_t)memory_mib << 20, !background, key, sizeof(key),
-			      &err);
+	size = (struct hv_template_size){vcpus, (uint64_t)memory_mib << 20, taps, streams};
+	r = hv_template_build(c, &size, !background, key, sizeof(key), &err);
 	if (r && r != -EEXIST)
 		return template_fail(&err);
 	printf("%s: %s\n", key, r ? "is there already" : "made");
@@ -183,20 +187,23 @@ static int template_run(const struct cli_command *cmd, int argc, char **argv)
 const struct cli_command cli_template = {
 	.name = "template",
 	.summary = "list, make, remove and check the saved VMs that containers' VMs are clones of",
-	.usage = "usage: harpoon template list\n"
-		 "       harpoon template build [--vcpus N] [--memory SIZE]\n"
-		 "       harpoon template prune [--all]\n"
-		 "       harpoon template verify\n"
-		 "\n"
-		 "A template is a VM that was saved right after boot. Containers' VMs are clones "
-		 "of the\n"
-		 "one of their size; there is nothing to configure, and it is made in the "
-		 "background\n"
-		 "when the first VM of a size has started.\n"
-		 "\n"
-		 "  build    makes one ahead of time (of the configured size)\n"
-		 "  prune    removes what is old or over the limits of harpoon.conf; --all: "
-		 "everything\n"
-		 "  verify   reads all of every template and sets damaged ones aside\n",
+	.usage =
+		"usage: harpoon template list\n"
+		"       harpoon template build [--vcpus N] [--memory SIZE] [--taps N] [--streams "
+		"N]\n"
+		"       harpoon template prune [--all]\n"
+		"       harpoon template verify\n"
+		"\n"
+		"A template is a VM that was saved right after boot. Containers' VMs are clones "
+		"of the\n"
+		"one of their size; there is nothing to configure, and it is made in the "
+		"background\n"
+		"when the first VM of a size has started.\n"
+		"\n"
+		"  build    makes one ahead of time: of the configured size and number of network\n"
+		"           devices. Containers in the host's network have --taps 0 --streams 1.\n"
+		"  prune    removes what is old or over the limits of harpoon.conf; --all: "
+		"everything\n"
+		"  verify   reads all of every template and sets damaged ones aside\n",
 	.run = template_run,
 };

@@ -82,6 +82,8 @@ void hv_clone_look_up(struct hv_vm *vm)
 	struct err err = {0};
 	int r;
 
+	for (size_t i = 0; i < vm->params.nr_nics; i++)
+		*(vm->params.nics[i].kind == HV_NIC_TAP ? &vm->nr_taps : &vm->nr_streams) += 1;
 	if (vm->params.birth != HV_BIRTH_AUTO || c->templates == CONFIG_TEMPLATES_OFF ||
 	    !vm->ops->describe)
 		return;

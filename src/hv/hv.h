@@ -163,11 +163,14 @@ const char *hv_vm_backend(const struct hv_vm *vm);
  * hv_template_build() makes the template of this size in the calling process, on a loop of its own: seconds.
  * wait: for the store's lock, else -EBUSY. -EEXIST: there is a good one already. key gets its name.
  */
-int hv_template_build(const struct config *config, uint32_t nr_vcpus, uint64_t mem_bytes, bool wait,
+struct hv_template_size {
+	uint32_t nr_vcpus;
+	uint64_t mem_bytes;
+	uint32_t nr_taps, nr_streams; /* network devices; taps come first */
+};
+int hv_template_build(const struct config *config, const struct hv_template_size *size, bool wait,
 		      char *ret_key, size_t key_len, struct err *err);
-/* The name a template of this size has or would have. */
-int hv_template_key(const struct config *config, uint32_t nr_vcpus, uint64_t mem_bytes,
-		    char *ret_key, size_t key_len, struct err *err);
+
 /*
  * If vm would have been a clone had there been a template: has one made, by a process of its own and of
  * the lowest priority, which outlives us. Returns at once; failures are logged.

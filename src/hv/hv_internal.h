@@ -87,6 +87,7 @@ struct hv_vm {
 	struct template *tmpl; /* owned; what start() makes a clone of; NULL from readiness on */
 	char key[TEMPLATE_KEY_LEN + 1]; /* of its template, be there one or not; "" = none wanted */
 	bool wants_template;
+	uint32_t nr_taps, nr_streams;
 	bool falling_back;		      /* the clone failed, a cold boot follows */
 	struct hv_nic nics[HV_NICS_MAX];      /* descriptors owned: for that cold boot */
 	struct loop_timer clone_timer;	      /* its guest runs, or a cold boot is due */

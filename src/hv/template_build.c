@@ -9,9 +9,14 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -188,21 +193,77 @@ static int build_locked(struct build *b, struct hv_params *params, const char *d
 	return r;
 }
 
-int hv_template_build(const struct config *config, uint32_t nr_vcpus, uint64_t mem_bytes, bool wait,
+/* ---- network devices that lead nowhere ---- */
+
+/* Descriptors that a guest's network devices can have behind them, as a container's would. */
+struct build_nics {
+	struct hv_nic nics[HV_NICS_MAX];
+	int peers[HV_NICS_MAX]; /* of streams */
+	size_t nr;
+};
+
+static void build_nics_done(struct build_nics *n)
+{
+	for (size_t i = 0; i < n->nr; i++) {
+		cleanup_closep(&n->nics[i].fd);
+		cleanup_closep(&n->peers[i]);
+	}
+}
+
+static int build_open_tap(void)
+{
+	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+	cleanup_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+
+	return fd < 0 || ioctl(fd, TUNSETIFF, &ifr) ? -errno : take_fd(&fd);
+}
+
+static int build_open_nics(const struct hv_template_size *size, struct build_nics *n,
+			   struct err *err)
+{
+	if (size->nr_taps + size->nr_streams > HV_NICS_MAX)
+		return err_say(err, -EINVAL, "a VM has at most %d network devices", HV_NICS_MAX);
+	/* A place of their own for the taps; the process is here for nothing else. */
+	if (size->nr_taps && unshare(CLONE_NEWNET))
+		return err_set(err, -errno, "make a network namespace");
+	for (uint32_t i = 0; i < size->nr_taps + size->nr_streams; i++) {
+		int pair[2] = {-1, -1};
+
+		n->nr++;
+		n->nics[i].kind = i < size->nr_taps ? HV_NIC_TAP : HV_NIC_STREAM;
+		if (i < size->nr_taps)
+			pair[0] = build_open_tap();
+		else if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+			pair[0] = -errno;
+		n->nics[i].fd = pair[0];
+		n->peers[i] = pair[1];
+		if (pair[0] < 0)
+			return err_set(err, pair[0], "make network device %u", i);
+	}
+	return 0;
+}
+
+int hv_template_build(const struct config *config, const struct hv_template_size *size, bool wait,
 		      char *ret_key, size_t key_len, struct err *err)
 {
+	cleanup(build_nics_done) struct build_nics nics = {0};
 	struct hv_params params = {.birth = HV_BIRTH_TEMPLATE,
 				   .config = config,
 				   .id = "template",
 				   .netns_fd = -1,
-				   .nr_vcpus = nr_vcpus,
-				   .mem_bytes = mem_bytes};
-	struct build b = {.err = err,
-			  .meta = {.nr_vcpus = nr_vcpus, .mem_mib = (uint32_t)(mem_bytes >> 20)}};
+				   .nr_vcpus = size->nr_vcpus,
+				   .mem_bytes = size->mem_bytes,
+				   .nics = nics.nics};
+	struct build b = {
+		.err = err,
+		.meta = {.nr_vcpus = size->nr_vcpus, .mem_mib = (uint32_t)(size->mem_bytes >> 20)}};
 	cleanup_free char *shape = NULL;
 	char key[TEMPLATE_KEY_LEN + 1];
-	int r = build_shape(&params, &shape, err);
+	int r = build_open_nics(size, &nics, err);
 
+	params.nr_nics = nics.nr;
+	if (!r)
+		r = build_shape(&params, &shape, err);
 	if (r)
 		return r;
 	template_key(shape, key);
@@ -213,22 +274,6 @@ int hv_template_build(const struct config *config, uint32_t nr_vcpus, uint64_t m
 	if (!r)
 		build_prune(config);
 	return r;
-}
-
-int hv_template_key(const struct config *config, uint32_t nr_vcpus, uint64_t mem_bytes,
-		    char *ret_key, size_t key_len, struct err *err)
-{
-	const struct hv_params params = {
-		.config = config, .netns_fd = -1, .nr_vcpus = nr_vcpus, .mem_bytes = mem_bytes};
-	cleanup_free char *shape = NULL;
-	char key[TEMPLATE_KEY_LEN + 1];
-	int r = build_shape(&params, &shape, err);
-
-	if (r)
-		return r;
-	template_key(shape, key);
-	snprintf(ret_key, key_len, "%s", key);
-	return 0;
 }
 
 /* ---- in the background ---- */
@@ -259,9 +304,13 @@ void hv_vm_build_template(struct hv_vm *vm)
 	cleanup_free char *vcpus = xasprintf("%u", vm->params.nr_vcpus);
 	cleanup_free char *memory =
 		xasprintf("%llu", (unsigned long long)vm->params.mem_bytes >> 20);
+	cleanup_free char *taps = xasprintf("%u", vm->nr_taps);
+	cleanup_free char *streams = xasprintf("%u", vm->nr_streams);
 	char name[] = "harpoon", command[] = "template", verb[] = "build", quiet[] = "--background";
-	char vcpus_opt[] = "--vcpus", memory_opt[] = "--memory";
-	char *argv[] = {name, command, verb, quiet, vcpus_opt, vcpus, memory_opt, memory, NULL};
+	char vcpus_opt[] = "--vcpus", memory_opt[] = "--memory", taps_opt[] = "--taps",
+	     streams_opt[] = "--streams";
+	char *argv[] = {name,	command,  verb, quiet,	     vcpus_opt, vcpus, memory_opt,
+			memory, taps_opt, taps, streams_opt, streams,	NULL};
 	pid_t pid;
 
 	if (!vm->wants_template || template_wait_s(c->template_dir, vm->key))

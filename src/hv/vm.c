@@ -391,7 +391,8 @@ static int hv_start_net_helper(struct hv_vm *vm, struct err *err)
 	const struct hv_helper *h = vm->params.net_helper;
 
 	static_assert(HV_HELPER_FD == SPAWN_FD_FIRST, "the one descriptor is the first");
-	if (!h)
+	/* A clone that is started again, cold, keeps it. */
+	if (!h || vm->net_helper.pid)
 		return 0;
 	return child_start(&vm->net_helper,
 			   &(struct spawn_params){
