@@ -220,6 +220,24 @@ static void guest_set_own_limits(void)
 		log_warn("guest", "raise the number of descriptors: %s", strerror(errno));
 }
 
+/* What distributions set for their hosts, and containers so expect; the kernel's defaults differ. */
+static void guest_set_sysctls(void)
+{
+	static const struct {
+		const char *path, *value;
+	} sysctls[] = {
+		{"/proc/sys/kernel/dmesg_restrict", "1"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(sysctls); i++) {
+		int e = io_write_file(AT_FDCWD, sysctls[i].path, sysctls[i].value,
+				      strlen(sysctls[i].value));
+
+		if (e)
+			log_warn("guest", "set %s: %s", sysctls[i].path, strerror(-e));
+	}
+}
+
 /* All containers live below one cgroup, which leaves the agent room whatever they do. */
 static int guest_make_cgroups(struct err *err)
 {
@@ -245,6 +263,7 @@ int guest_prepare(const struct agent_params *params, struct err *err)
 	mkdir(GUEST_RUN_DIR, 0755);
 	mkdir(GUEST_FS_DIR, 0755);
 	guest_set_own_limits();
+	guest_set_sysctls();
 	guest_raise_loopback();
 	return guest_make_cgroups(err);
 }

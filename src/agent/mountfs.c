@@ -116,7 +116,10 @@ int mountfs_new(const struct mountfs_new *m, struct err *err)
 	int fd;
 
 	if (fs_fd < 0)
-		return err_set(err, -errno, "%s file system is not in the guest's kernel", m->type);
+		return err_set(err, -errno,
+			       errno == ENODEV ? "%s file system is not in the guest's kernel"
+					       : "%s file system",
+			       m->type);
 	if (mountfs_configure(fs_fd, m, err))
 		return err->code;
 	fd = sys_fsmount(fs_fd, mountfs_attr_from_ms(m->ms_flags));

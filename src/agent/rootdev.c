@@ -121,10 +121,17 @@ static int rootdev_make(const struct rootfs *r, int base_fd, const struct rootde
 	return rootdev_mknod(dir, name, n, err);
 }
 
+/* Kernels without /proc/kcore are the rule in guests. */
+static bool rootdev_has_target(const struct rootfs *r, const char *name)
+{
+	return strcmp(name, "core") != 0 || !faccessat(r->proc_fd, "kcore", F_OK, 0);
+}
+
 static int rootdev_link_all(const struct rootfs *r, struct err *err)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(rootdev_links); i++)
-		if (symlinkat(rootdev_links[i].target, r->dev_fd, rootdev_links[i].name) &&
+		if (rootdev_has_target(r, rootdev_links[i].name) &&
+		    symlinkat(rootdev_links[i].target, r->dev_fd, rootdev_links[i].name) &&
 		    errno != EEXIST)
 			return err_set(err, -errno, "link '/dev/%s'", rootdev_links[i].name);
 	return 0;

@@ -158,6 +158,22 @@ static int rootfs_cgroup_source(const struct rootfs *r, const AGENT_PB(Mount) * 
 	return fd;
 }
 
+/*
+ * A user namespace may mount sysfs only if it owns the network namespace, which here is the guest's: the guest's
+ * own mount is taken then. It comes with all below it, because mounts of a more privileged namespace stick
+ * together; its files are the guest's root's, who nobody in the container is.
+ */
+static int rootfs_sysfs_source(const struct rootfs *r, const struct mountfs_new *fs,
+			       struct err *err)
+{
+	int fd = mountfs_new(fs, err);
+
+	if (fd != -EPERM || !(r->plan->namespaces & CLONE_NEWUSER))
+		return fd;
+	fd = mountfs_clone(AT_FDCWD, "/sys", true);
+	return fd < 0 ? err_set(err, fd, "clone the guest's /sys") : fd;
+}
+
 /* A tmpfs without a mode of its own takes that of the folder it covers, as runc has it. */
 static char *rootfs_tmpfs_data(const struct rootfs *r, const AGENT_PB(Mount) * m)
 {
@@ -190,6 +206,8 @@ static int rootfs_source(const struct rootfs *r, const AGENT_PB(Mount) * m, stru
 	/* Something is to be put there first; rootfs_set_attrs() makes it so afterwards. */
 	if (rootfs_is_path(m->destination, "dev") || m->copy_up)
 		fs.ms_flags &= ~(uint64_t)MS_RDONLY;
+	if (!strcmp(m->type, "sysfs"))
+		return rootfs_sysfs_source(r, &fs, err);
 	return mountfs_new(&fs, err);
 }
 

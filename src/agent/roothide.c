@@ -18,7 +18,7 @@
 static const struct mountfs_new roothide_empty = {
 	.type = "tmpfs",
 	.source = "tmpfs",
-	.data = "size=0k,nr_inodes=2,mode=755",
+	.data = "size=0k,nr_inodes=2",
 	.ms_flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
 };
 

@@ -204,16 +204,19 @@ static bool oci_var_is_same(const struct oci_var *x, const struct oci_var *y)
 	return x->name_len == y->name_len && !memcmp(x->s, y->s, x->name_len);
 }
 
-/* Frees all but the last of the variables of one name and closes the gaps. */
+/* The last value of a name, at the place of the first, as setenv(3) would leave it; then closes the gaps. */
 static void oci_env_drop(struct oci_strv *env, const struct oci_var *sorted)
 {
 	size_t nr = 0;
 
-	for (size_t i = 0; i + 1 < env->nr; i++) {
-		if (!oci_var_is_same(&sorted[i], &sorted[i + 1]))
+	for (size_t i = env->nr; i > 1; i--) {
+		const struct oci_var *one = &sorted[i - 2], *later = &sorted[i - 1];
+
+		if (!oci_var_is_same(one, later))
 			continue;
-		free(env->v[sorted[i].i]);
-		env->v[sorted[i].i] = NULL;
+		free(env->v[one->i]);
+		env->v[one->i] = env->v[later->i];
+		env->v[later->i] = NULL;
 	}
 	for (size_t i = 0; i < env->nr; i++)
 		if (env->v[i])

@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -255,7 +256,7 @@ static void create_agent_configured(void *ctx, const ProtobufCMessage *response,
 static int create_configure(struct container *c, struct err *err)
 {
 	VMREQ_PB(ConfigureRequest) req = HARPOON__AGENT__V1__CONFIGURE_REQUEST__INIT;
-	static char hostname[] = "harpoon";
+	char hostname[HOST_NAME_MAX + 1] = "harpoon";
 	uint8_t entropy[CREATE_ENTROPY];
 	struct timespec now;
 
@@ -265,6 +266,10 @@ static int create_configure(struct container *c, struct err *err)
 	req.realtime_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 	req.entropy.data = entropy;
 	req.entropy.len = sizeof(entropy);
+	/* A container without a name of its own has the host's, as with runc. */
+	if (gethostname(hostname, sizeof(hostname)))
+		log_warn("shim", "the host has no name: %s", strerror(errno));
+	hostname[sizeof(hostname) - 1] = '\0';
 	req.hostname = c->spec->hostname ? c->spec->hostname : hostname;
 	agent_client_call(c->agent, AGENT_CONFIGURE, &req.base, container_call_timeout_ns(c),
 			  create_agent_configured, c);

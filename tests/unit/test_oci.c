@@ -250,12 +250,12 @@ static void test_process_alone(void **state)
 	assert_null(q);
 }
 
-/* The last value of a name counts, as runc has it; execve()'s getenv() would find the first. */
+/* The last value of a name counts, at the place of the first, as runc has it; execve()'s getenv() would find the first. */
 static void test_env_last_value_wins(void **state)
 {
 	SPEC s = oci_test_parse(
 		"'process':{'args':['a'],'cwd':'/','env':['A=1','B=2','AB=9','A=3','C=','B=4']}");
-	static const char *const want[] = {"AB=9", "A=3", "C=", "B=4"};
+	static const char *const want[] = {"A=3", "B=4", "AB=9", "C="};
 
 	assert_int_equal(s->process.env.nr, ARRAY_SIZE(want));
 	for (size_t i = 0; i < ARRAY_SIZE(want); i++)
