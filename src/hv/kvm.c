@@ -420,13 +420,16 @@ static int kvm_send_nic(struct kvm *k, const struct hv_nic *nic, size_t index, s
 static int kvm_send_devices(struct hv_vm *vm, int fs_fd, struct err *err)
 {
 	struct vmm_request vsock = {.device = {.kind = VMM_DEVICE_VSOCK, .cid = KVM_GUEST_CID}};
-	struct kvm *k = vm->backend;
 	struct vmm_request fs = {.device = {.kind = VMM_DEVICE_FS, .tag = KVM_FS_TAG}};
+	struct vmm_request balloon = {.device.kind = VMM_DEVICE_BALLOON};
+	struct kvm *k = vm->backend;
 	int r = kvm_send_device(k, &vsock, -1, err);
 
 	if (!r)
 		r = kvm_send_device(k, &fs, fs_fd, err);
-
+	/* Entropy comes from the processor and the agent: no rng device. */
+	if (!r)
+		r = kvm_send_device(k, &balloon, -1, err);
 	for (size_t i = 0; i < vm->params.nr_nics && !r; i++)
 		r = kvm_send_nic(k, &vm->params.nics[i], i, err);
 	return r;

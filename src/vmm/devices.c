@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "cleanup.h"
+#include "dev/balloon.h"
 #include "dev/blk.h"
 #include "dev/rng.h"
 #include "util.h"
@@ -15,6 +16,13 @@ static int devices_new_rng(const struct vmm_request *req, int *fds, struct virti
 			   struct err *err)
 {
 	return virtio_rng_new(ret, err);
+}
+
+static int devices_new_balloon(const struct vmm_request *req, int *fds, struct virtio_device **ret,
+			       struct err *err)
+{
+	return virtio_balloon_new(&(struct virtio_balloon_params){.shared_memory = false}, ret,
+				  err);
 }
 
 static int devices_new_blk(const struct vmm_request *req, int *fds, struct virtio_device **ret,
@@ -34,9 +42,8 @@ static const struct {
 	devices_new_fn fn;
 } devices_table[VMM_DEVICE_MAX] = {
 	[VMM_DEVICE_VSOCK] = {0, NULL}, /* see streams.h */
-	[VMM_DEVICE_RNG] = {0, devices_new_rng},
-	[VMM_DEVICE_BLK] = {1, devices_new_blk},
-	[VMM_DEVICE_FS] = {1, NULL},
+	[VMM_DEVICE_RNG] = {0, devices_new_rng}, [VMM_DEVICE_BALLOON] = {0, devices_new_balloon},
+	[VMM_DEVICE_BLK] = {1, devices_new_blk}, [VMM_DEVICE_FS] = {1, NULL},
 };
 
 size_t devices_nr_fds(uint32_t kind)
