@@ -48,7 +48,7 @@ def netns(named_namespaces, box):
     netlab.sh(f"""
         ip netns add {name}
         ip link add far type veth peer name eth0 netns {name}
-        ip addr add 10.77.0.1/24 dev far; ip addr add fd00:77::1/64 dev far nodad; ip link set far up
+        ip addr add 10.77.0.1/24 dev far; ip addr add fd00:77::1/64 dev far nodad; ip link set far mtu 1400 up
         ip -n {name} link set eth0 mtu 1400 up
         ip -n {name} addr add 10.77.0.2/24 brd + dev eth0; ip -n {name} addr add fd00:77::2/64 dev eth0 nodad
         ip -n {name} route add default via 10.77.0.1
