@@ -33,7 +33,10 @@ SCRIPT_PLUGIN = """\
 
 
 def run(*args, **kwargs):
-    return subprocess.run(list(map(str, args)), check=True, capture_output=True, text=True, **kwargs).stdout
+    done = subprocess.run(list(map(str, args)), capture_output=True, text=True, check=False, **kwargs)
+    if done.returncode:
+        raise RuntimeError(f"{args[0]}: exit code {done.returncode}: {done.stdout} {done.stderr}")
+    return done.stdout
 
 
 def sh(script, netns=None):

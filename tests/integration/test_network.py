@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import io
+import json
 import os
 import pathlib
 import random
@@ -9,11 +11,13 @@ import re
 import signal
 import socket
 import subprocess
+import tarfile
 import threading
 
 import pytest
 
-from harpoonlib import netlab
+from conftest import RUNTIME
+from harpoonlib import images, netlab, paths
 from harpoonlib.containerd import wait_until
 
 # Bytes of the large transfer, each way; HARPOON_TEST_TRANSFER=1000 is a GB. Emulated guests are slow.
@@ -496,3 +500,56 @@ def test_host_network_of_an_offline_host(box):
     """Without a default route there is nothing to lend: loopback, and a word in the log."""
     done = box.sh("ls /sys/class/net", options=["--net-host"])
     assert (done.code, done.out) == (0, "lo\n"), done
+
+
+# ---- namespaces prepared by OCI hooks ----
+
+HOOK = """\
+#!/usr/bin/python3
+import json, os, sys
+os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
+sys.path.insert(0, {scripts!r})
+from harpoonlib import netlab
+state = json.load(sys.stdin)
+conf = json.loads({conf!r})
+ports = {{"portMappings": [{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}]}}
+netns = "/proc/%d/ns/net" % state["pid"] if state.get("pid") else ""
+netlab.invoke(sys.argv[1], conf, state["id"], netns, ports)
+"""
+
+
+def spec_with_hooks(box, cni, folder, *argv):
+    """A config.json as nerdctl writes it: CNI is called by hooks, on the host, with the task's pid."""
+    conf = cni.configure(cni.bridge(), {"type": "portmap", "capabilities": {"portMappings": True}}, name="hooks")
+    hook = folder / "hook"
+    hook.write_text(HOOK.format(scripts=str(paths.ROOT / "scripts"), conf=json.dumps(conf)))
+    hook.chmod(0o755)
+    (folder / "rootfs").mkdir()
+    tarfile.open(fileobj=io.BytesIO(images.busybox_layer())).extractall(folder / "rootfs")
+    spec = json.loads(box.ctr("oci", "spec").out)
+    spec["root"]["path"] = str(folder / "rootfs")
+    spec["process"].update(args=list(argv), env=["PATH=/bin"])
+    spec["hooks"] = {
+        "createRuntime": [{"path": str(hook), "args": ["hook", "ADD"]}],
+        "poststop": [{"path": str(hook), "args": ["hook", "DEL"]}],
+    }
+    (folder / "config.json").write_text(json.dumps(spec))
+    return folder / "config.json"
+
+
+def test_hooks_and_a_published_port(box, cni, uplink, host_folder):
+    """The interface appears inside Create; a port of the host leads into the VM; poststop takes it away."""
+    config = spec_with_hooks(box, cni, host_folder, "nc", "-ll", "-p", "80", "-e", "echo", "published")
+    pathlib.Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    name = box.name()
+    options = ["-d", "--null-io", "--config", config]
+    done = box.ctr(*box.daemon.run_args(name, "", runtime=RUNTIME, options=options)[:-1])
+    assert done.code == 0, done
+    # From another host, through NAT; and from this one to the container itself.
+    with connect(("10.88.0.2", 80)) as sock:
+        assert read_all(sock) == b"published\n"
+    client = "import socket; s = socket.create_connection(('192.168.50.2', 8080), 60); print(s.recv(99).decode())"
+    assert "published" in netlab.sh(f'/usr/bin/python3 -c "{client}"', uplink)
+    box.kill_and_delete(name)
+    assert "10.88.0.2" not in netlab.sh("iptables -t nat -S")
+    assert not list(netlab.DATA.glob("networks/hooks/10.88*"))
