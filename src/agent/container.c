@@ -86,6 +86,7 @@ static struct container *container_new(struct agent *a, const AGENT_PB(CreateCon
 	c->cgroup_path = xasprintf("%s/%s", a->params->cgroup_dir, c->id);
 	c->cgroup_fd = -1;
 	c->events_fd = -1;
+	c->oom_fd = -1;
 	/* Its mounts are always its own. */
 	c->namespaces = r->namespaces | CLONE_NEWNS;
 	c->uids = container_copy_map(r->uid_mappings, r->n_uid_mappings);
@@ -113,6 +114,7 @@ void container_destroy(struct container *c)
 	process_done(&c->init);
 	loop_watch_remove(c->events_watch);
 	cleanup_closep(&c->events_fd);
+	oom_done(c);
 	cleanup_closep(&c->cgroup_fd);
 	cgroup_remove(c->agent->params->cgroup_dir, c->id);
 	list_remove(&c->link);

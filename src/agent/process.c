@@ -332,9 +332,10 @@ void process_reaped(struct process *p, int wait_status)
 	p->exit_status = WIFSIGNALED(wait_status) ? 128u + (uint32_t)WTERMSIG(wait_status)
 						  : (uint32_t)WEXITSTATUS(wait_status);
 	/* Of a container: any of its processes. The kernel counts kills, not whom they hit. */
+	p->oom_kills = cgroup_oom_kills(p->container->cgroup_fd);
 	p->oom_killed =
 		(!p->id[0] || (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL)) &&
-		cgroup_oom_kills(p->container->cgroup_fd) > 0;
+		p->oom_kills > 0;
 	p->is_reaped = true;
 	cleanup_closep(&p->pidfd);
 	cleanup_closep(&p->master_fd);
@@ -353,6 +354,7 @@ static void process_answer_wait(const struct process *p, struct rpc_call *call)
 	response.exit_status = p->exit_status;
 	response.exited_at_ns = p->exited_at_ns;
 	response.oom_killed = p->oom_killed;
+	response.oom_kills = p->oom_kills;
 	rpc_reply(call, &response.base);
 }
 

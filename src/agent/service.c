@@ -139,6 +139,16 @@ static void service_wait(struct rpc_call *call, const ProtobufCMessage *request,
 		rpc_fail_err(call, &err);
 }
 
+static void service_wait_oom(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(WaitOomRequest) *r = (const void *)request;
+	struct err err = {0};
+	struct process *p = service_find(ctx, r->id, "", &err);
+
+	if (!p || oom_wait(p->container, r->seen, call, &err))
+		rpc_fail_err(call, &err);
+}
+
 /* Without a terminal, or after its end, there is nothing to resize and nobody to tell. */
 static void service_resize(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
 {
@@ -268,6 +278,8 @@ static const struct rpc_method service_methods[] = {
 	{"Signal", SERVICE_TYPE(signal_request), SERVICE_TYPE(empty), service_signal},
 	{"Wait", SERVICE_TYPE(process_ref), SERVICE_TYPE(wait_response), service_wait},
 	{"Resize", SERVICE_TYPE(resize_request), SERVICE_TYPE(empty), service_resize},
+	{"WaitOom", SERVICE_TYPE(wait_oom_request), SERVICE_TYPE(wait_oom_response),
+	 service_wait_oom},
 	{"Pids", SERVICE_TYPE(process_ref), SERVICE_TYPE(pids_response), service_pids},
 	{"Stats", SERVICE_TYPE(process_ref), SERVICE_TYPE(stats_response), service_stats},
 	{"Update", SERVICE_TYPE(update_request), SERVICE_TYPE(empty), service_update},

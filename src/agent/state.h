@@ -58,6 +58,7 @@ struct process {
 	uint32_t exit_status;
 	int64_t exited_at_ns;
 	bool oom_killed;
+	uint64_t oom_kills; /* of the container, when this one ended */
 };
 
 struct process_waiter {
@@ -77,6 +78,10 @@ struct container {
 	struct list execs;
 	size_t nr_execs;
 	struct rpc_call *delete_call;
+	struct rpc_call *oom_call; /* WaitOom under way */
+	uint64_t oom_seen;
+	int oom_fd; /* memory.events while it waits */
+	struct loop_watch *oom_watch;
 	int events_fd; /* cgroup.events while a removal waits for it */
 	struct loop_watch *events_watch;
 };
@@ -130,6 +135,13 @@ void container_on_reaped(struct container *c, struct process *p);
 /* Owner of a child, NULL = an orphan that only needed reaping. */
 struct process *container_find_pid(struct agent *a, pid_t pid);
 void container_destroy(struct container *c);
+
+/* ---- oom.c: kills for want of memory ---- */
+
+/* Answers the call when more than `seen` processes were killed; a second waiter replaces the first. */
+int oom_wait(struct container *c, uint64_t seen, struct rpc_call *call, struct err *err);
+/* Ends the waiting. Idempotent. */
+void oom_done(struct container *c);
 
 /* ---- service.c: the methods ---- */
 

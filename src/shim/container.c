@@ -26,6 +26,7 @@
 #include "vmreq.h"
 
 #define CONTAINER_KILLED 137
+#define CONTAINER_NEVER_S (-62135596800)
 /* Poststop hooks must not hold Delete, nor the `delete` command's five seconds, for longer. */
 #define CONTAINER_POSTSTOP_LIMIT_S 10
 
@@ -47,6 +48,7 @@ struct container *container_new(struct shim *shim, const Ctrd__CreateTaskRequest
 	c->next_stream = MUX_STREAM_FIRST_FREE;
 	c->create_ns = util_now_ns();
 	list_init(&c->execs);
+	list_init(&c->held);
 	list_init(&c->init.link);
 	list_init(&c->init.waiters);
 	return c;
@@ -78,6 +80,7 @@ void container_free(struct container *c)
 	loop_timer_cancel(&c->stop_timer);
 	loop_timer_cancel(&c->lost_timer);
 	loop_timer_cancel(&c->trace_timer);
+	loop_timer_cancel(&c->oom_timer);
 	hooks_cancel(c->hooks);
 	container_free_vm(c);
 	list_for_each (p, &c->execs, link) {
@@ -86,6 +89,7 @@ void container_free(struct container *c)
 	}
 	process_done(&c->init);
 	hostcgroup_free(take_ptr(&c->cgroup));
+	pause_forget(c);
 	if (c->bundle_fd >= 0 && mounts_unmount_rootfs(c->bundle_fd, &err))
 		log_err("shim", "%s", err.msg);
 	cleanup_closep(&c->state_fd);
@@ -123,7 +127,8 @@ uint64_t container_call_timeout_ns(const struct container *c)
 
 void container_timestamp(int64_t ns, Ctrd__Timestamp *ret)
 {
-	ret->seconds = ns / 1000000000;
+	/* "Never", as Go has it and containerd's clients ask for it: the first second of the year 1. */
+	ret->seconds = ns ? ns / 1000000000 : CONTAINER_NEVER_S;
 	ret->nanos = (int32_t)(ns % 1000000000);
 }
 
@@ -223,6 +228,7 @@ static void container_stop(void *ctx)
 
 	loop_timer_cancel(&c->exit_timer);
 	loop_timer_cancel(&c->lost_timer);
+	loop_timer_cancel(&c->oom_timer);
 	c->phase = CONTAINER_STOPPED;
 	hooks_cancel(take_ptr(&c->hooks));
 	container_free_vm(c);
@@ -231,12 +237,13 @@ static void container_stop(void *ctx)
 	start = take_ptr(&c->init.start_call);
 	if (start)
 		rpc_fail(start, RPC_UNAVAILABLE, "the container's VM is gone: %s", c->why);
-	process_set_exited(&c->init, CONTAINER_KILLED, false);
+	process_set_exited(&c->init, CONTAINER_KILLED);
 	task.exited = true;
 	task.exit_status = c->init.exit_status;
 	task.exited_at_ns = c->init.exited_at_ns;
 	bundle_task_write(c->state_fd, &task);
 	process_publish_exit(&c->init);
+	pause_forget(c);
 	if (c->delete_call)
 		container_delete_begin(c);
 }
@@ -281,6 +288,8 @@ static void container_started(void *ctx, const ProtobufCMessage *response, enum 
 	if (code != RPC_OK) {
 		struct rpc_call *call = take_ptr(&c->init.start_call);
 
+		if (code == RPC_NOT_FOUND || code == RPC_PERMISSION_DENIED)
+			code = RPC_UNKNOWN;
 		process_fail_call(call, code, message);
 		if (c->init.has_exited)
 			container_init_exited(c);
@@ -346,75 +355,6 @@ void container_start(struct container *c, struct rpc_call *call)
 	}
 	c->init.start_call = call;
 	container_start_network(c);
-}
-
-/* ---- pause and resume ---- */
-
-static void container_publish_notice(struct container *c, const char *topic, const char *name)
-{
-	Ctrd__TaskNotice e = CTRD__TASK_NOTICE__INIT;
-
-	e.container_id = c->id;
-	container_publish(c, topic, name, &e.base);
-}
-
-void container_pause(struct container *c, struct rpc_call *call)
-{
-	struct err err = {0};
-
-	if (!process_check(&c->init, TASK_OP_PAUSE, call))
-		return;
-	if (c->phase != CONTAINER_LIVE || c->init.has_exited) {
-		rpc_fail(call, RPC_UNKNOWN, "cannot pause a stopped container");
-		return;
-	}
-	if (hv_vm_pause(c->vm, &err)) {
-		rpc_fail_err(call, &err);
-		return;
-	}
-	c->init.state = TASK_PAUSED;
-	container_publish_notice(c, "/tasks/paused", "TaskPaused");
-	rpc_reply_empty(call);
-}
-
-static void container_signal_sent(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
-				  const char *message)
-{
-	if (code != RPC_OK)
-		log_warn("shim", "signal held during pause: %s", message ? message : "not sent");
-}
-
-int container_thaw(struct container *c, struct err *err)
-{
-	int r = hv_vm_resume(c->vm, err);
-
-	if (r)
-		return r;
-	c->init.state = TASK_RUNNING;
-	for (size_t i = 0; i < c->nr_signals; i++) {
-		VMREQ_PB(SignalRequest) req = HARPOON__AGENT__V1__SIGNAL_REQUEST__INIT;
-
-		req.id = c->id;
-		req.signal = c->signals[i];
-		agent_client_call(c->agent, AGENT_SIGNAL, &req.base, container_call_timeout_ns(c),
-				  container_signal_sent, NULL);
-	}
-	c->nr_signals = 0;
-	return 0;
-}
-
-void container_resume(struct container *c, struct rpc_call *call)
-{
-	struct err err = {0};
-
-	if (!process_check(&c->init, TASK_OP_RESUME, call))
-		return;
-	if (container_thaw(c, &err)) {
-		rpc_fail_err(call, &err);
-		return;
-	}
-	container_publish_notice(c, "/tasks/resumed", "TaskResumed");
-	rpc_reply_empty(call);
 }
 
 /* ---- delete ---- */

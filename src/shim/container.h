@@ -25,7 +25,6 @@
 #include "shim.h"
 
 #define CONTAINER_EXECS_MAX 1024
-#define CONTAINER_SIGNALS_MAX 32
 /* How long output may take to reach its reader after its process has ended. */
 #define CONTAINER_DRAIN_NS 10000000000ull
 
@@ -56,11 +55,15 @@ struct container {
 	struct list execs;
 	size_t nr_execs;
 	uint32_t next_stream;
-	uint32_t signals[CONTAINER_SIGNALS_MAX]; /* sent while paused */
-	size_t nr_signals;
-	bool vm_killed; /* by us, in order */
-	char why[256];	/* what ended the VM */
-	struct loop_timer exit_timer, stop_timer, lost_timer, trace_timer;
+	struct list held; /* requests to the agent that wait for Resume */
+	size_t nr_held;
+	struct rpc_call *pause_call; /* Pause under way */
+	uint8_t *metrics;	     /* of the moment before the pause; NULL = none */
+	size_t metrics_len;
+	uint64_t oom_kills; /* told by TaskOOM */
+	bool vm_killed;	    /* by us, in order */
+	char why[256];	    /* what ended the VM */
+	struct loop_timer exit_timer, stop_timer, lost_timer, trace_timer, oom_timer;
 	struct rpc_call *delete_call;
 	struct hooks_run *hooks;
 	const struct oci_hooks *hook_lists[2];
@@ -88,10 +91,15 @@ void container_init_exited(struct container *c);
 
 void container_start(struct container *c, struct rpc_call *call);
 void container_delete(struct container *c, struct rpc_call *call);
+
+/* pause.c. A paused guest hears nothing; what it is to hear is held until it runs again, in order. */
 void container_pause(struct container *c, struct rpc_call *call);
 void container_resume(struct container *c, struct rpc_call *call);
 /* Resumes a paused VM without a word to anybody. */
 int container_thaw(struct container *c, struct err *err);
+/* Copies the request; false = too many are held already. */
+bool container_hold(struct container *c, enum agent_method method, const ProtobufCMessage *request);
+void pause_forget(struct container *c);
 
 void container_publish(struct container *c, const char *topic, const char *name,
 		       const ProtobufCMessage *event);
@@ -102,6 +110,14 @@ void container_timestamp(int64_t ns, Ctrd__Timestamp *ret);
 void create_begin(struct shim *shim, const Ctrd__CreateTaskRequest *req, struct rpc_call *call);
 /* Something failed while CREATING: rolled back from the loop, then the call is answered with err. */
 void create_fail(struct container *c, const struct err *err);
+
+/* oom.c: TaskOOM, from the time that init is there. */
+void oom_watch(void *container);
+/* So many processes were killed so far: tells about those that were not told. */
+void oom_report(struct container *c, uint64_t kills);
+
+/* pids.c: the Pids method. */
+void pids_request(struct container *c, struct rpc_call *call);
 
 /* trace.c: one line in the log and <bundle>/harpoon/vm.json, about how the VM came up. */
 void trace_boot(void *ctx);

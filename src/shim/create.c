@@ -72,6 +72,7 @@ static void create_failed(void *ctx, const struct err *none)
 	struct shim *shim = c->shim;
 	struct rpc_call *call = cr->call, *delete_call = take_ptr(&c->delete_call);
 	struct err err = cr->err;
+	enum rpc_code code;
 	int bundle_fd = fcntl(c->bundle_fd, F_DUPFD_CLOEXEC, 3);
 
 	c->hooks = NULL;
@@ -84,7 +85,11 @@ static void create_failed(void *ctx, const struct err *none)
 		bundle_state_remove(bundle_fd);
 		close(bundle_fd);
 	}
-	rpc_fail_err(call, &err);
+	/* NotFound of a missing file would read as "no such task" to clients. */
+	code = rpc_code_from_errno(err.code);
+	if (code == RPC_NOT_FOUND || code == RPC_PERMISSION_DENIED)
+		code = RPC_UNKNOWN;
+	rpc_fail(call, code, "%s", err.msg);
 	if (delete_call)
 		rpc_fail(delete_call, RPC_NOT_FOUND, "container not created: not found");
 }
@@ -179,7 +184,8 @@ static void create_init_waited(void *ctx, const ProtobufCMessage *response, enum
 		container_give_up_vm(c, "the agent lost the container's first process");
 		return;
 	}
-	process_set_exited(&c->init, w->exit_status, w->oom_killed);
+	oom_report(c, w->oom_kills);
+	process_set_exited(&c->init, w->exit_status);
 	/* Not before the answer of a Start under way, whose event must come first. */
 	if (!c->init.start_call)
 		container_init_exited(c);
@@ -215,6 +221,7 @@ static void create_finish(struct container *c)
 	}
 	ref.id = c->id;
 	agent_client_call(c->agent, AGENT_WAIT, &ref.base, 0, create_init_waited, c);
+	oom_watch(c);
 	create_publish(c);
 	c->phase = CONTAINER_LIVE;
 	c->created_ns = util_now_ns();
@@ -240,10 +247,13 @@ static void create_agent_created(void *ctx, const ProtobufCMessage *response, en
 {
 	struct container *c = ctx;
 
-	if (code != RPC_OK)
+	if (code != RPC_OK) {
 		create_fail_code(c, code, message);
-	else
-		create_has(c, CREATE_NEEDS_AGENT);
+		return;
+	}
+	process_set_guest_pid(
+		&c->init, ((const VMREQ_PB(CreateContainerResponse) *)(const void *)response)->pid);
+	create_has(c, CREATE_NEEDS_AGENT);
 }
 
 static void create_agent_configured(void *ctx, const ProtobufCMessage *response, enum rpc_code code,

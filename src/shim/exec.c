@@ -72,6 +72,9 @@ static void exec_start_failed(struct process *p, enum rpc_code code, const char 
 
 	taskio_close(&p->io);
 	exec_forget(p);
+	/* A missing program is no missing process. */
+	if (code == RPC_NOT_FOUND || code == RPC_PERMISSION_DENIED)
+		code = RPC_UNKNOWN;
 	process_fail_call(call, code, message);
 	process_release_waiters(p);
 }
@@ -90,7 +93,7 @@ static void exec_waited(void *ctx, const ProtobufCMessage *response, enum rpc_co
 		container_give_up_vm(p->container, "the agent lost an exec process");
 		return;
 	}
-	process_set_exited(p, w->exit_status, false);
+	process_set_exited(p, w->exit_status);
 	process_publish_exit(p);
 	container_check_quiet(p->container);
 }
@@ -111,11 +114,12 @@ static void exec_started(void *ctx, const ProtobufCMessage *response, enum rpc_c
 	}
 	call = take_ptr(&p->start_call);
 	p->state = TASK_RUNNING;
+	process_set_guest_pid(p, ((const VMREQ_PB(StartResponse) *)(const void *)response)->pid);
 	e.container_id = c->id;
 	e.exec_id = p->exec_id;
-	e.pid = (uint32_t)c->pid;
+	e.pid = process_public_pid(p);
 	container_publish(c, "/tasks/exec-started", "TaskExecStarted", &e.base);
-	r.pid = (uint32_t)c->pid;
+	r.pid = process_public_pid(p);
 	rpc_reply(call, &r.base);
 	ref.id = c->id;
 	ref.exec_id = p->exec_id;
@@ -199,7 +203,7 @@ static void exec_delete_finish(void *ctx)
 	exec_forget(p);
 	process_release_waiters(p);
 	container_timestamp(p->exited_at_ns, &at);
-	r.pid = p->has_exited ? (uint32_t)p->container->pid : 0;
+	r.pid = process_public_pid(p);
 	r.exit_status = p->exit_status;
 	r.exited_at = &at;
 	rpc_reply(p->delete_call, &r.base);
@@ -239,7 +243,7 @@ void process_exec_vm_gone(struct process *p)
 		exec_start_failed(p, RPC_UNAVAILABLE, NULL);
 	taskio_close(&p->io);
 	if (p->state == TASK_RUNNING) {
-		process_set_exited(p, 137, false);
+		process_set_exited(p, 137);
 		process_publish_exit(p);
 	}
 	if (p->delete_call)

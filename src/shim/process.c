@@ -2,7 +2,7 @@
  * Processes; see process.h.
  *
  * The pid that the outside hears of is the VM's: it is the process on the host that ends with the container
- * and holds its network namespace. An exec has no process on the host and is told by the same pid.
+ * and holds its network namespace. An exec has no process on the host; see PROCESS_GUEST_PIDS.
  */
 #include "process.h"
 
@@ -20,6 +20,8 @@
 
 /* A SIGKILL that the agent has not confirmed after this long ends the VM instead. */
 #define PROCESS_KILL_LIMIT_NS 1500000000ull
+
+#define PROCESS_SIGNAL_MAX 64
 
 struct process_waiter {
 	struct list link;
@@ -70,6 +72,18 @@ bool process_check(struct process *p, enum task_op op, struct rpc_call *call)
 	return false;
 }
 
+uint32_t process_public_pid(const struct process *p)
+{
+	if (!process_is_exec(p))
+		return (uint32_t)p->container->pid;
+	return p->guest_pid ? PROCESS_GUEST_PIDS + p->guest_pid : 0;
+}
+
+void process_set_guest_pid(struct process *p, uint32_t pid)
+{
+	p->guest_pid = pid <= PROCESS_GUEST_PID_MAX ? pid : 0;
+}
+
 void process_fail_call(struct rpc_call *call, enum rpc_code code, const char *message)
 {
 	if (code == RPC_UNAVAILABLE || code == RPC_CANCELED)
@@ -117,7 +131,7 @@ void process_release_waiters(struct process *p)
 	}
 }
 
-void process_set_exited(struct process *p, uint32_t status, bool oom_killed)
+void process_set_exited(struct process *p, uint32_t status)
 {
 	struct timespec now;
 
@@ -126,7 +140,6 @@ void process_set_exited(struct process *p, uint32_t status, bool oom_killed)
 	clock_gettime(CLOCK_REALTIME, &now);
 	p->has_exited = true;
 	p->exit_status = status;
-	p->oom_killed = oom_killed;
 	p->exited_at_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
@@ -134,21 +147,16 @@ void process_publish_exit(struct process *p)
 {
 	struct container *c = p->container;
 	Ctrd__TaskExit e = CTRD__TASK_EXIT__INIT;
-	Ctrd__TaskNotice oom = CTRD__TASK_NOTICE__INIT;
 	Ctrd__Timestamp at = CTRD__TIMESTAMP__INIT;
 
 	if (p->exit_is_public)
 		return;
 	p->exit_is_public = true;
 	p->state = TASK_STOPPED;
-	if (p->oom_killed) {
-		oom.container_id = c->id;
-		container_publish(c, "/tasks/oom", "TaskOOM", &oom.base);
-	}
 	container_timestamp(p->exited_at_ns, &at);
 	e.container_id = c->id;
 	e.id = process_is_exec(p) ? p->exec_id : c->id;
-	e.pid = (uint32_t)c->pid;
+	e.pid = process_public_pid(p);
 	e.exit_status = p->exit_status;
 	e.exited_at = &at;
 	container_publish(c, "/tasks/exit", "TaskExit", &e.base);
@@ -181,6 +189,15 @@ static void process_kill_done(void *ctx, const ProtobufCMessage *response, enum 
 	free(k);
 }
 
+static void process_fill_signal(const struct process *p, uint32_t sig, bool all,
+				VMREQ_PB(SignalRequest) * ret)
+{
+	ret->id = p->container->id;
+	ret->exec_id = p->exec_id;
+	ret->signal = sig;
+	ret->all = all;
+}
+
 static void process_send_signal(struct process *p, uint32_t sig, bool all, struct rpc_call *call)
 {
 	struct container *c = p->container;
@@ -198,31 +215,30 @@ static void process_send_signal(struct process *p, uint32_t sig, bool all, struc
 	k->is_final = sig == SIGKILL && !process_is_exec(p);
 	if (k->is_final)
 		limit = MIN(limit, PROCESS_KILL_LIMIT_NS);
-	req.id = c->id;
-	req.exec_id = p->exec_id;
-	req.signal = sig;
-	req.all = all;
+	process_fill_signal(p, sig, all, &req);
 	agent_client_call(c->agent, AGENT_SIGNAL, &req.base, limit, process_kill_done, k);
 }
 
-/* While paused the guest hears nothing: SIGKILL resumes it, anything else waits for Resume. */
-static bool process_hold_signal(struct process *p, uint32_t sig, struct rpc_call *call)
+/* While paused the guest hears nothing: SIGKILL of init resumes it, anything else waits for Resume. */
+static bool process_hold_signal(struct process *p, uint32_t sig, bool all, struct rpc_call *call)
 {
 	struct container *c = p->container;
+	VMREQ_PB(SignalRequest) req = HARPOON__AGENT__V1__SIGNAL_REQUEST__INIT;
 	struct err err = {0};
 
 	if (c->init.state != TASK_PAUSED)
 		return false;
-	if (sig == SIGKILL) {
+	process_fill_signal(p, sig, all, &req);
+	if (sig == SIGKILL && !process_is_exec(p)) {
 		if (!container_thaw(c, &err))
 			return false;
 		log_warn("shim", "resume to kill: %s", err.msg);
 		container_kill_vm(c);
 		rpc_reply_empty(call);
-	} else if (process_is_exec(p) || c->nr_signals == CONTAINER_SIGNALS_MAX) {
-		rpc_fail(call, RPC_FAILED_PRECONDITION, "container is paused");
+	} else if (!container_hold(c, AGENT_SIGNAL, &req.base)) {
+		rpc_fail(call, RPC_RESOURCE_EXHAUSTED,
+			 "the container is paused, and too many requests wait for its end");
 	} else {
-		c->signals[c->nr_signals++] = sig;
 		rpc_reply_empty(call);
 	}
 	return true;
@@ -232,15 +248,20 @@ void process_kill(struct process *p, uint32_t sig, bool all, struct rpc_call *ca
 {
 	if (!process_check(p, TASK_OP_KILL, call))
 		return;
-	if (!sig || sig > 64) {
+	if (!sig) {
+		/* Only asks whether there is a process: the state said so. */
+		rpc_reply_empty(call);
+		return;
+	}
+	if (sig > PROCESS_SIGNAL_MAX) {
 		rpc_fail(call, RPC_INVALID_ARGUMENT, "%u is not a signal", sig);
 		return;
 	}
-	if (process_hold_signal(p, sig, call))
+	if (process_hold_signal(p, sig, all, call))
 		return;
 	if (!process_is_exec(p) && p->state == TASK_CREATED && sig == SIGKILL) {
 		/* Nothing of the user's runs yet, so there is nothing to wait for. */
-		process_set_exited(p, 128 + SIGKILL, false);
+		process_set_exited(p, 128 + SIGKILL);
 		container_kill_vm(p->container);
 		rpc_reply_empty(call);
 		return;
@@ -280,6 +301,11 @@ void process_resize(struct process *p, uint32_t width, uint32_t height, struct r
 	req.exec_id = p->exec_id;
 	req.width = width;
 	req.height = height;
+	if (c->init.state == TASK_PAUSED) {
+		container_hold(c, AGENT_RESIZE, &req.base);
+		rpc_reply_empty(call);
+		return;
+	}
 	agent_client_call(c->agent, AGENT_RESIZE, &req.base, container_call_timeout_ns(c),
 			  process_resize_done, call);
 }

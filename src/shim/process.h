@@ -17,18 +17,25 @@
 
 struct container;
 
+/*
+ * How a process of the guest is told by number to the outside: its pid in the guest plus this. No process of a
+ * Linux host has such a number (they end at 4194304), so nobody takes one for the other, or signals it.
+ */
+#define PROCESS_GUEST_PIDS 10000000u
+#define PROCESS_GUEST_PID_MAX 4194304u
+
 struct process {
 	struct list link; /* container.execs */
 	struct container *container;
 	char *exec_id; /* "" = init */
 	enum task_state state;
+	uint32_t guest_pid; /* 0 = none yet, or the guest told nonsense */
 	struct taskio io;
 	char *io_paths[TASKIO_MAX]; /* exactly as the client gave them */
 	bool io_terminal;
 	struct oci_process *spec; /* exec only */
 	bool has_exited;	  /* in the guest; TaskExit may be yet to come */
 	bool exit_is_public;	  /* TaskExit is out, waiters are answered */
-	bool oom_killed;
 	uint32_t exit_status;
 	int64_t exited_at_ns; /* CLOCK_REALTIME of the host */
 	struct list waiters;
@@ -46,6 +53,11 @@ static inline bool process_is_exec(const struct process *p)
 	return *p->exec_id != '\0';
 }
 
+/* The pid that clients are told: of init the VM's, of an exec its own in the guest; 0 before its start. */
+uint32_t process_public_pid(const struct process *p);
+/* Notes what the guest says. */
+void process_set_guest_pid(struct process *p, uint32_t pid);
+
 /* Answers with the error of the state table; false = not allowed, answered. */
 bool process_check(struct process *p, enum task_op op, struct rpc_call *call);
 /* Answers a call whose request to the agent failed. */
@@ -56,8 +68,8 @@ void process_kill(struct process *p, uint32_t signal, bool all, struct rpc_call 
 void process_resize(struct process *p, uint32_t width, uint32_t height, struct rpc_call *call);
 
 /* Notes the end, once; the first report counts. */
-void process_set_exited(struct process *p, uint32_t status, bool oom_killed);
-/* State stopped, TaskOOM if so, TaskExit, answers for the waiters; once. */
+void process_set_exited(struct process *p, uint32_t status);
+/* State stopped, TaskExit, answers for the waiters; once. */
 void process_publish_exit(struct process *p);
 /* Answers everybody who waits with what is known (zero when it never ran). */
 void process_release_waiters(struct process *p);

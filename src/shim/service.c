@@ -1,8 +1,6 @@
 /*
  * Task service: unpacks a request, finds the container and the process it names, hands over. Whatever can be
- * answered from memory is (State, Pids, Connect): they must not hang because a guest does.
- *
- * Pids names one process: that of the VM. The guest's processes have no pid on the host.
+ * answered from memory is (State, Connect): they must not hang because a guest does.
  */
 #include "service.h"
 
@@ -105,7 +103,7 @@ static Ctrd__Status service_status(const struct process *p)
 		[TASK_STOPPED] = CTRD__STATUS__STOPPED,
 	};
 
-	if (p->state == TASK_RUNNING && p->container->init.state == TASK_PAUSED)
+	if (p->state != TASK_STOPPED && p->container->init.state == TASK_PAUSED)
 		return CTRD__STATUS__PAUSED;
 	return map[p->state];
 }
@@ -121,17 +119,15 @@ static void service_state(struct rpc_call *call, const ProtobufCMessage *m, void
 		return;
 	r.id = process_is_exec(p) ? p->exec_id : p->container->id;
 	r.bundle = p->container->bundle;
-	r.pid = process_is_exec(p) && p->state == TASK_CREATED ? 0 : (uint32_t)p->container->pid;
+	r.pid = process_public_pid(p);
 	r.status = service_status(p);
 	r.stdin = p->io_paths[TASKIO_IN];
 	r.stdout = p->io_paths[TASKIO_OUT];
 	r.stderr = p->io_paths[TASKIO_ERR];
 	r.terminal = p->io_terminal;
-	if (p->exit_is_public) {
-		container_timestamp(p->exited_at_ns, &at);
-		r.exit_status = p->exit_status;
-		r.exited_at = &at;
-	}
+	r.exit_status = p->exit_is_public ? p->exit_status : 0;
+	container_timestamp(p->exit_is_public ? p->exited_at_ns : 0, &at);
+	r.exited_at = &at;
 	rpc_reply(call, &r.base);
 }
 
@@ -139,17 +135,9 @@ static void service_pids(struct rpc_call *call, const ProtobufCMessage *m, void 
 {
 	const Ctrd__ProcessRequest *req = (const void *)m;
 	struct container *c = service_container(ctx, req->id, call);
-	Ctrd__PidsResponse r = CTRD__PIDS_RESPONSE__INIT;
-	Ctrd__ProcessInfo info = CTRD__PROCESS_INFO__INIT;
-	Ctrd__ProcessInfo *list[] = {&info};
 
-	if (!c)
-		return;
-	/* Never empty, also when stopped: containerd takes an empty list for a leaked shim. */
-	info.pid = (uint32_t)c->pid;
-	r.n_processes = 1;
-	r.processes = list;
-	rpc_reply(call, &r.base);
+	if (c)
+		pids_request(c, call);
 }
 
 static void service_connect(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
@@ -288,8 +276,14 @@ static void service_update(struct rpc_call *call, const ProtobufCMessage *m, voi
 	}
 	out = vmreq_update_new(c->id, res);
 	oci_resources_free(res);
-	agent_client_call(c->agent, AGENT_UPDATE, &out->base, container_call_timeout_ns(c),
-			  service_updated, call);
+	if (c->init.state != TASK_PAUSED)
+		agent_client_call(c->agent, AGENT_UPDATE, &out->base, container_call_timeout_ns(c),
+				  service_updated, call);
+	else if (container_hold(c, AGENT_UPDATE, &out->base))
+		rpc_reply_empty(call);
+	else
+		rpc_fail(call, RPC_RESOURCE_EXHAUSTED,
+			 "the container is paused, and too many requests wait for its end");
 	vmreq_update_free(out);
 }
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cleanup.h"
 #include "container.h"
 #include "util.h"
 #include "vmreq.h"
@@ -143,30 +144,44 @@ void stats_fill(struct stats *s, const VMREQ_PB(StatsResponse) * r)
 	s->metrics.memory_events = &s->events;
 }
 
+uint8_t *stats_pack(const VMREQ_PB(StatsResponse) * r, size_t *ret_len)
+{
+	struct stats s;
+	uint8_t *data;
+
+	stats_fill(&s, r);
+	*ret_len = ctrd__metrics__get_packed_size(&s.metrics);
+	data = xmalloc(*ret_len);
+	ctrd__metrics__pack(&s.metrics, data);
+	return data;
+}
+
+static void stats_answer(struct rpc_call *call, uint8_t *data, size_t len)
+{
+	Ctrd__StatsResponse out = CTRD__STATS_RESPONSE__INIT;
+	Ctrd__Any any = CTRD__ANY__INIT;
+	static char type[] = STATS_TYPE;
+
+	any.type_url = type;
+	any.value.len = len;
+	any.value.data = data;
+	out.stats = &any;
+	rpc_reply(call, &out.base);
+}
+
 static void stats_done(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
 		       const char *message)
 {
 	struct rpc_call *call = ctx;
-	Ctrd__StatsResponse out = CTRD__STATS_RESPONSE__INIT;
-	Ctrd__Any any = CTRD__ANY__INIT;
-	static char type[] = STATS_TYPE;
-	struct stats s;
-	uint8_t data[sizeof(s) * 2];
+	cleanup_free uint8_t *data = NULL;
+	size_t len;
 
 	if (code != RPC_OK) {
 		process_fail_call(call, code, message);
 		return;
 	}
-	stats_fill(&s, (const void *)response);
-	if (ctrd__metrics__get_packed_size(&s.metrics) > sizeof(data)) {
-		rpc_fail(call, RPC_INTERNAL, "statistics are too large");
-		return;
-	}
-	any.type_url = type;
-	any.value.len = ctrd__metrics__pack(&s.metrics, data);
-	any.value.data = data;
-	out.stats = &any;
-	rpc_reply(call, &out.base);
+	data = stats_pack((const void *)response, &len);
+	stats_answer(call, data, len);
 }
 
 void stats_request(struct container *c, struct rpc_call *call)
@@ -178,7 +193,12 @@ void stats_request(struct container *c, struct rpc_call *call)
 		return;
 	}
 	if (c->init.state == TASK_PAUSED) {
-		rpc_fail(call, RPC_FAILED_PRECONDITION, "the VM is paused: no statistics");
+		if (c->metrics)
+			stats_answer(call, c->metrics, c->metrics_len);
+		else
+			rpc_fail(call, RPC_UNAVAILABLE,
+				 "the guest told no statistics when it was "
+				 "paused");
 		return;
 	}
 	ref.id = c->id;

@@ -10,8 +10,10 @@
 
 struct container;
 
-/* Asks the agent; answers the call later, within containerd's two seconds. */
+/* Asks the agent; answers the call later, within containerd's two seconds. Of a paused one: what was kept. */
 void stats_request(struct container *c, struct rpc_call *call);
+/* The packed metrics message, to be freed. */
+uint8_t *stats_pack(const Harpoon__Agent__V1__StatsResponse *r, size_t *ret_len);
 
 /* The message and its parts in one place; stats_fill() links them. All parts are always present: clients
  * read through them without looking. */

@@ -39,7 +39,7 @@ struct hv_vm {
 	bool ending;
 	struct rpc_server *agent;
 	struct fake_wait waits[FAKE_WAITS_MAX];
-	struct rpc_call *start_call, *signal_call;
+	struct rpc_call *start_call, *signal_call, *oom_call;
 };
 
 static struct hv_vm *the_vm;
@@ -75,6 +75,7 @@ static void fake_answer_wait(struct fake_wait *w)
 	PB(WaitResponse) r = HARPOON__AGENT__V1__WAIT_RESPONSE__INIT;
 
 	r.exit_status = w->status;
+	r.oom_kills = fake.oom_kills;
 	rpc_reply(take_ptr(&w->call), &r.base);
 	w->ended = false;
 }
@@ -107,6 +108,7 @@ static void fake_on_create(struct rpc_call *call, const ProtobufCMessage *m, voi
 {
 	PB(CreateContainerResponse) r = HARPOON__AGENT__V1__CREATE_CONTAINER_RESPONSE__INIT;
 
+	r.pid = 5;
 	if (fake.create_code)
 		rpc_fail(call, fake.create_code, "%s", fake.create_text);
 	else
@@ -160,6 +162,40 @@ static void fake_on_stats(struct rpc_call *call, const ProtobufCMessage *m, void
 	rpc_reply(call, &r.base);
 }
 
+static void fake_on_pids(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	PB(PidsResponse) r = HARPOON__AGENT__V1__PIDS_RESPONSE__INIT;
+	/* init, a child of it, the first exec, and what no kernel would say */
+	uint32_t pids[] = {5, 6, 7, 0, 4000000000u};
+
+	if (fake.pids_code) {
+		rpc_fail(call, fake.pids_code, "no pids");
+		return;
+	}
+	r.pids = pids;
+	r.n_pids = ARRAY_SIZE(pids);
+	rpc_reply(call, &r.base);
+}
+
+void fake_oom(uint64_t kills)
+{
+	PB(WaitOomResponse) r = HARPOON__AGENT__V1__WAIT_OOM_RESPONSE__INIT;
+
+	r.oom_kills = kills;
+	rpc_reply(take_ptr(&the_vm->oom_call), &r.base);
+}
+
+static void fake_on_wait_oom(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	the_vm->oom_call = call;
+}
+
+static void fake_on_update(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	fake.nr_updates++;
+	rpc_reply_empty(call);
+}
+
 static const struct rpc_method fake_methods[] = {
 	{"Configure", &FN(configure_request__descriptor), &FN(empty__descriptor), fake_on_empty},
 	{"CreateContainer", &FN(create_container_request__descriptor),
@@ -169,8 +205,11 @@ static const struct rpc_method fake_methods[] = {
 	{"Signal", &FN(signal_request__descriptor), &FN(empty__descriptor), fake_on_signal},
 	{"Wait", &FN(process_ref__descriptor), &FN(wait_response__descriptor), fake_on_wait},
 	{"Resize", &FN(resize_request__descriptor), &FN(empty__descriptor), fake_on_empty},
+	{"Pids", &FN(process_ref__descriptor), &FN(pids_response__descriptor), fake_on_pids},
+	{"WaitOom", &FN(wait_oom_request__descriptor), &FN(wait_oom_response__descriptor),
+	 fake_on_wait_oom},
 	{"Stats", &FN(process_ref__descriptor), &FN(stats_response__descriptor), fake_on_stats},
-	{"Update", &FN(update_request__descriptor), &FN(empty__descriptor), fake_on_empty},
+	{"Update", &FN(update_request__descriptor), &FN(empty__descriptor), fake_on_update},
 	{"Delete", &FN(process_ref__descriptor), &FN(empty__descriptor), fake_on_empty},
 };
 static const struct rpc_service fake_service = {"harpoon.agent.v1.Agent", fake_methods,
@@ -304,6 +343,8 @@ void hv_vm_free(struct hv_vm *vm)
 	}
 	if (vm->start_call)
 		fake_answer_start();
+	if (vm->oom_call)
+		fake_oom(0);
 	if (vm->signal_call)
 		rpc_reply_empty(vm->signal_call);
 	rpc_server_free(vm->agent);

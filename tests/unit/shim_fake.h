@@ -32,9 +32,11 @@ struct fake {
 	bool never_ready;	   /* the agent never greets */
 	enum rpc_code create_code; /* CreateContainer's answer */
 	const char *create_text;
-	bool signals_ignored;	/* Signal is never answered */
-	bool hold_start;	/* Start is answered by fake_answer_start() only */
-	uint32_t exit_on_start; /* init exits with this (+1) before Start is answered; 0 = no */
+	enum rpc_code pids_code; /* Pids' answer */
+	bool signals_ignored;	 /* Signal is never answered */
+	uint64_t oom_kills;	 /* told with an exit */
+	bool hold_start;	 /* Start is answered by fake_answer_start() only */
+	uint32_t exit_on_start;	 /* init exits with this (+1) before Start is answered; 0 = no */
 	/* What happened. */
 	bool vm_exists;
 	pid_t pid;
@@ -42,6 +44,7 @@ struct fake {
 	bool paused;
 	uint32_t last_signal;
 	unsigned int nr_signals;
+	unsigned int nr_updates;
 	char last_method[32];
 	struct fake_stream streams[FAKE_STREAMS_MAX];
 };
@@ -54,6 +57,8 @@ void fake_vm_die(const char *why);
 /* A process ends in the guest; exec_id "" = init. */
 void fake_exit(const char *exec_id, uint32_t status);
 void fake_answer_start(void);
+/* The guest's kernel has killed so many processes. */
+void fake_oom(uint64_t kills);
 /* Output of a process: writes into what the shim attached as stream `id`; closes it with data NULL. */
 void fake_output(uint32_t id, const char *data);
 struct fake_stream *fake_find_stream(uint32_t id);

@@ -166,6 +166,28 @@ static int teardown(void **state)
 
 /* ---- calls ---- */
 
+/* text: "12 10000006 10000007=e1 " */
+static void on_pids(struct answer *a, const Ctrd__PidsResponse *r)
+{
+	size_t n = 0;
+
+	a->pid = r->n_processes ? r->processes[0]->pid : 0;
+	for (size_t i = 0; i < r->n_processes; i++) {
+		const Ctrd__ProcessInfo *p = r->processes[i];
+
+		n += (size_t)snprintf(a->text + n, sizeof(a->text) - n, "%u", p->pid);
+		if (p->info) {
+			Ctrd__ProcessDetails *d = ctrd__process_details__unpack(
+				NULL, p->info->value.len, p->info->value.data);
+
+			assert_string_equal(p->info->type_url, "containerd.runc.v1.ProcessDetails");
+			n += (size_t)snprintf(a->text + n, sizeof(a->text) - n, "=%s", d->exec_id);
+			ctrd__process_details__free_unpacked(d, NULL);
+		}
+		n += (size_t)snprintf(a->text + n, sizeof(a->text) - n, " ");
+	}
+}
+
 static void on_answer(void *ctx, const ProtobufCMessage *m, enum rpc_code code, const char *text)
 {
 	struct answer *a = ctx;
@@ -184,7 +206,7 @@ static void on_answer(void *ctx, const ProtobufCMessage *m, enum rpc_code code, 
 	if (m->descriptor == &ctrd__connect_response__descriptor)
 		a->pid = ((const Ctrd__ConnectResponse *)m)->task_pid;
 	if (m->descriptor == &ctrd__pids_response__descriptor)
-		a->pid = ((const Ctrd__PidsResponse *)m)->processes[0]->pid;
+		on_pids(a, (const void *)m);
 	if (m->descriptor == &ctrd__state_response__descriptor) {
 		const Ctrd__StateResponse *s = (const void *)m;
 
@@ -424,7 +446,8 @@ static void test_create_errors_are_the_agents(void **state)
 	fake.create_text = "exec: \"foo\": executable file not found in $PATH";
 	send_create("", &env->create);
 	until(&env->create.done);
-	assert_int_equal(env->create.code, RPC_NOT_FOUND);
+	/* Not NotFound: that would mean "no such task" to clients. */
+	assert_int_equal(env->create.code, RPC_UNKNOWN);
 	assert_non_null(strstr(env->create.text, "executable file not found in $PATH"));
 	expect_nothing_left();
 }
@@ -463,7 +486,7 @@ static void test_bad_bundles(void **state)
 	assert_int_equal(unlinkat(fd, "config.json", 0), 0);
 	send_create("", &env->create);
 	until(&env->create.done);
-	assert_int_equal(env->create.code, RPC_NOT_FOUND);
+	assert_int_equal(env->create.code, RPC_UNKNOWN);
 	assert_non_null(strstr(env->create.text, "config.json"));
 	assert_int_equal(fake.nr_vms, 0);
 	expect_nothing_left();
@@ -595,6 +618,150 @@ static void test_pause_holds_signals(void **state)
 	assert_string_equal(env->log, "create start paused resumed paused exit:c1:137 ");
 }
 
+static void update_call(struct answer *a)
+{
+	static char json[] = "{\"pids\":{\"limit\":10}}";
+	Ctrd__UpdateRequest req = CTRD__UPDATE_REQUEST__INIT;
+	Ctrd__Any any = CTRD__ANY__INIT;
+
+	any.value.data = (uint8_t *)json;
+	any.value.len = strlen(json);
+	req.id = "c1";
+	req.resources = &any;
+	send_call("Update", &req.base, NULL, a);
+	until(&a->done);
+}
+
+/* A paused guest hears nothing: what it would be asked is kept, what it is told is held. */
+static void test_paused_answers_all_the_same(void **state)
+{
+	struct answer a;
+
+	NEED_ROOT();
+	create_and_start();
+	exec_add("e1", &a);
+	call("Start", "e1", &a);
+	exec_add("e2", &a);
+	call("Pause", "", &a);
+	assert_int_equal(a.code, RPC_OK);
+	call("State", "e1", &a);
+	assert_int_equal(a.status, CTRD__STATUS__PAUSED);
+	call("State", "e2", &a);
+	assert_int_equal(a.status, CTRD__STATUS__PAUSED);
+	call("Stats", "", &a);
+	assert_int_equal(a.code, RPC_OK);
+	update_call(&a);
+	assert_int_equal(a.code, RPC_OK);
+	assert_int_equal(fake.nr_updates, 0);
+	call("Pids", "", &a);
+	assert_non_null(strstr(a.text, " 10000007=e1 "));
+	assert_null(strstr(a.text, "10000006"));
+	call("Start", "e2", &a);
+	assert_string_equal(a.text, "cannot exec in a paused state");
+	call("Resume", "", &a);
+	assert_int_equal(a.code, RPC_OK);
+	settle();
+	assert_int_equal(fake.nr_updates, 1);
+}
+
+/* SIGKILL of an exec does not wake the container up. */
+static void test_exec_killed_while_paused(void **state)
+{
+	Ctrd__KillRequest req = CTRD__KILL_REQUEST__INIT;
+	struct answer a;
+
+	NEED_ROOT();
+	create_and_start();
+	exec_add("e1", &a);
+	call("Start", "e1", &a);
+	ref("Wait", "e1", &env->exec_wait);
+	call("Pause", "", &a);
+	req.id = "c1";
+	req.exec_id = "e1";
+	req.signal = SIGKILL;
+	send_call("Kill", &req.base, NULL, &a);
+	until(&a.done);
+	assert_int_equal(a.code, RPC_OK);
+	settle();
+	assert_true(fake.paused);
+	assert_false(env->exec_wait.done);
+	call("Resume", "", &a);
+	until(&env->exec_wait.done);
+	assert_int_equal(env->exec_wait.exit_status, 137);
+	call("State", "", &a);
+	assert_int_equal(a.status, CTRD__STATUS__RUNNING);
+}
+
+/* containerd, after a restart, ends a container whose Pids is empty or an error. */
+static void test_pids(void **state)
+{
+	char expect[100];
+	struct answer a;
+
+	NEED_ROOT();
+	create_and_start();
+	exec_add("e1", &a);
+	call("Start", "e1", &a);
+	call("Pids", "", &a);
+	snprintf(expect, sizeof(expect), "%u 10000006 10000007=e1 ", env->create.pid);
+	assert_string_equal(a.text, expect);
+	fake.pids_code = RPC_INTERNAL;
+	call("Pids", "", &a);
+	assert_int_equal(a.code, RPC_OK);
+	snprintf(expect, sizeof(expect), "%u 10000007=e1 ", env->create.pid);
+	assert_string_equal(a.text, expect);
+	ref("Wait", "", &env->wait);
+	fake_vm_die("panic");
+	until(&env->wait.done);
+	call("Pids", "", &a);
+	snprintf(expect, sizeof(expect), "%u ", env->create.pid);
+	assert_string_equal(a.text, expect);
+}
+
+static void test_signal_zero_only_asks(void **state)
+{
+	struct answer a;
+
+	NEED_ROOT();
+	create_and_start();
+	kill_call(0, &a);
+	assert_int_equal(a.code, RPC_OK);
+	assert_int_equal(fake.nr_signals, 0);
+	ref("Wait", "", &env->wait);
+	fake_exit("", 0);
+	until(&env->wait.done);
+	kill_call(0, &a);
+	assert_int_equal(a.code, RPC_NOT_FOUND);
+}
+
+/* Killed processes that are not init: an event each time, whatever the guest makes of the numbers. */
+static void test_oom_of_a_child(void **state)
+{
+	NEED_ROOT();
+	create_and_start();
+	settle();
+	fake_oom(1);
+	settle();
+	assert_string_equal(env->log, "create start oom ");
+	ref("Wait", "", &env->wait);
+	fake_exit("", 137);
+	until(&env->wait.done);
+	settle();
+	assert_string_equal(env->log, "create start oom exit:c1:137 ");
+}
+
+static void test_oom_told_with_the_exit(void **state)
+{
+	NEED_ROOT();
+	create_and_start();
+	ref("Wait", "", &env->wait);
+	fake.oom_kills = 3;
+	fake_exit("", 137);
+	until(&env->wait.done);
+	settle();
+	assert_string_equal(env->log, "create start oom exit:c1:137 ");
+}
+
 static void test_exec_ends_before_init(void **state)
 {
 	struct answer a;
@@ -614,7 +781,8 @@ static void test_exec_ends_before_init(void **state)
 	assert_int_equal(a.code, RPC_NOT_FOUND);
 	call("Start", "e1", &a);
 	assert_int_equal(a.code, RPC_OK);
-	assert_int_equal(a.pid, env->create.pid);
+	/* The fake agent says 7: no process of the host has that number. */
+	assert_int_equal(a.pid, PROCESS_GUEST_PIDS + 7);
 	ref("Wait", "e1", &env->exec_wait);
 	ref("Wait", "", &env->wait);
 	settle();
@@ -821,6 +989,12 @@ int main(void)
 		T(test_vm_dies_during_start),
 		T(test_kill_without_the_agent),
 		T(test_pause_holds_signals),
+		T(test_paused_answers_all_the_same),
+		T(test_exec_killed_while_paused),
+		T(test_pids),
+		T(test_signal_zero_only_asks),
+		T(test_oom_of_a_child),
+		T(test_oom_told_with_the_exit),
 		T(test_exec_ends_before_init),
 		T(test_vm_dies_with_exec_running),
 		T(test_output_before_wait),

@@ -1,0 +1,160 @@
+/*
+ * Pause and Resume; see container.h.
+ *
+ * Pausing stops the whole VM, so the agent cannot be asked anything then. Two things make that invisible to
+ * clients: the statistics of the moment before are kept (nothing changes them while nothing runs), and
+ * signals and limits that arrive meanwhile are held and sent on Resume, in order. A frozen process of a runc
+ * container sees its signals at the same moment.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "cleanup.h"
+#include "container.h"
+#include "containerd_events.pb-c.h"
+#include "log.h"
+#include "stats.h"
+#include "util.h"
+#include "vmreq.h"
+
+#define PAUSE_HELD_MAX 256
+/* A guest that does not answer is paused all the same. */
+#define PAUSE_STATS_LIMIT_NS 500000000ull
+
+struct pause_held {
+	struct list link;
+	enum agent_method method;
+	const ProtobufCMessageDescriptor *type;
+	size_t len;
+	uint8_t data[]; /* the packed request */
+};
+
+bool container_hold(struct container *c, enum agent_method method, const ProtobufCMessage *request)
+{
+	size_t len = protobuf_c_message_get_packed_size(request);
+	struct pause_held *h;
+
+	if (c->nr_held >= PAUSE_HELD_MAX)
+		return false;
+	h = xmalloc(sizeof(*h) + len);
+	*h = (struct pause_held){.method = method, .type = request->descriptor, .len = len};
+	protobuf_c_message_pack(request, h->data);
+	list_append(&c->held, &h->link);
+	c->nr_held++;
+	return true;
+}
+
+static void pause_drop(struct container *c, struct pause_held *h)
+{
+	list_remove(&h->link);
+	free(h);
+	c->nr_held--;
+}
+
+void pause_forget(struct container *c)
+{
+	struct pause_held *h;
+
+	list_for_each (h, &c->held, link)
+		pause_drop(c, h);
+	free(take_ptr(&c->metrics));
+}
+
+static void pause_held_sent(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+			    const char *message)
+{
+	if (code != RPC_OK)
+		log_warn("shim", "request held during pause: %s", message ? message : "not sent");
+}
+
+static void pause_send_held(struct container *c)
+{
+	struct pause_held *h;
+
+	list_for_each (h, &c->held, link) {
+		ProtobufCMessage *m = protobuf_c_message_unpack(h->type, NULL, h->len, h->data);
+
+		if (m)
+			agent_client_call(c->agent, h->method, m, container_call_timeout_ns(c),
+					  pause_held_sent, NULL);
+		protobuf_c_message_free_unpacked(m, NULL);
+		pause_drop(c, h);
+	}
+}
+
+static void pause_publish(struct container *c, const char *topic, const char *name)
+{
+	Ctrd__TaskNotice e = CTRD__TASK_NOTICE__INIT;
+
+	e.container_id = c->id;
+	container_publish(c, topic, name, &e.base);
+}
+
+static void pause_now(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+		      const char *message)
+{
+	struct container *c = ctx;
+	struct rpc_call *call = take_ptr(&c->pause_call);
+	struct err err = {0};
+
+	if (c->phase != CONTAINER_LIVE || c->init.has_exited || code == RPC_UNAVAILABLE ||
+	    code == RPC_CANCELED) {
+		rpc_fail(call, RPC_UNKNOWN, "cannot pause a stopped container");
+		return;
+	}
+	if (code == RPC_OK)
+		c->metrics = stats_pack((const void *)response, &c->metrics_len);
+	if (hv_vm_pause(c->vm, &err)) {
+		pause_forget(c);
+		rpc_fail_err(call, &err);
+		return;
+	}
+	c->init.state = TASK_PAUSED;
+	pause_publish(c, "/tasks/paused", "TaskPaused");
+	rpc_reply_empty(call);
+}
+
+void container_pause(struct container *c, struct rpc_call *call)
+{
+	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+
+	if (!process_check(&c->init, TASK_OP_PAUSE, call))
+		return;
+	if (c->phase != CONTAINER_LIVE || c->init.has_exited) {
+		rpc_fail(call, RPC_UNKNOWN, "cannot pause a stopped container");
+		return;
+	}
+	if (c->pause_call) {
+		rpc_fail(call, RPC_UNKNOWN, "cannot pause a paused container");
+		return;
+	}
+	c->pause_call = call;
+	ref.id = c->id;
+	agent_client_call(c->agent, AGENT_STATS, &ref.base, PAUSE_STATS_LIMIT_NS, pause_now, c);
+}
+
+int container_thaw(struct container *c, struct err *err)
+{
+	int r = hv_vm_resume(c->vm, err);
+
+	if (r)
+		return r;
+	c->init.state = TASK_RUNNING;
+	pause_send_held(c);
+	pause_forget(c);
+	return 0;
+}
+
+void container_resume(struct container *c, struct rpc_call *call)
+{
+	struct err err = {0};
+
+	if (!process_check(&c->init, TASK_OP_RESUME, call))
+		return;
+	if (container_thaw(c, &err)) {
+		rpc_fail_err(call, &err);
+		return;
+	}
+	pause_publish(c, "/tasks/resumed", "TaskResumed");
+	rpc_reply_empty(call);
+}
