@@ -36,6 +36,7 @@ enum config_type {
 	CONFIG_TYPE_BACKEND,
 	CONFIG_TYPE_LOG_LEVEL,
 	CONFIG_TYPE_TEMPLATES,
+	CONFIG_TYPE_BOOTSTRAP,
 };
 
 struct config_key {
@@ -71,6 +72,7 @@ static const struct config_key config_keys[] = {
 	{"programs", "passt", CONFIG_TYPE_PATH, AT(passt), 0, 0, "/usr/bin/passt"},
 	{"programs", "cli", CONFIG_TYPE_PATH, AT(cli), 0, 0, CONFIG_DEFAULT_CLI},
 	{"log", "level", CONFIG_TYPE_LOG_LEVEL, AT(log_level), 0, 0, "info"},
+	{"containerd", "bootstrap", CONFIG_TYPE_BOOTSTRAP, AT(bootstrap), 0, 0, "auto"},
 	{"limits", "ready_timeout_ms", CONFIG_TYPE_NUMBER, AT(ready_timeout_ms), 1,
 	 CONFIG_TIMEOUT_MAX_MS, "30000"},
 	{"limits", "call_timeout_ms", CONFIG_TYPE_NUMBER, AT(call_timeout_ms), 1,
@@ -99,6 +101,14 @@ static const char *const config_templates_names[] = {
 	[CONFIG_TEMPLATES_OFF] = "off",
 };
 _Static_assert(ARRAY_SIZE(config_templates_names) == CONFIG_TEMPLATES_MAX, "a name for each");
+
+static const char *const config_bootstrap_names[] = {
+	[CONFIG_BOOTSTRAP_AUTO] = "auto",
+	[CONFIG_BOOTSTRAP_PLAIN] = "plain",
+	[CONFIG_BOOTSTRAP_JSON2] = "json2",
+	[CONFIG_BOOTSTRAP_JSON3] = "json3",
+};
+_Static_assert(ARRAY_SIZE(config_bootstrap_names) == CONFIG_BOOTSTRAP_MAX, "a name for every form");
 
 const char *config_backend_name(enum config_backend b)
 {
@@ -226,6 +236,14 @@ static int config_set(struct config *c, const struct config_key *key, const char
 			return err_say(err, n, "key '%s' must be auto or off, not '%.100s'",
 				       key->name, value);
 		*(enum config_templates *)(void *)field = (enum config_templates)n;
+		return 0;
+	case CONFIG_TYPE_BOOTSTRAP:
+		n = config_find_name(config_bootstrap_names, CONFIG_BOOTSTRAP_MAX, value);
+		if (n < 0)
+			return err_say(err, n,
+				       "key '%s' must be auto, plain, json2 or json3, not '%.100s'",
+				       key->name, value);
+		*(enum config_bootstrap *)(void *)field = (enum config_bootstrap)n;
 		return 0;
 	}
 	return -EINVAL;
@@ -440,6 +458,10 @@ static void config_format_value(FILE *f, const struct config *c, const struct co
 		return;
 	case CONFIG_TYPE_TEMPLATES:
 		text = config_templates_names[*(const enum config_templates *)(const void *)field];
+		fprintf(f, "%s = %s\n", key->name, text);
+		return;
+	case CONFIG_TYPE_BOOTSTRAP:
+		text = config_bootstrap_names[*(const enum config_bootstrap *)(const void *)field];
 		fprintf(f, "%s = %s\n", key->name, text);
 		return;
 	}

@@ -30,6 +30,15 @@ enum config_templates {
 	CONFIG_TEMPLATES_MAX
 };
 
+/* How the shim's address is told to containerd, and with it which Task API is spoken. */
+enum config_bootstrap {
+	CONFIG_BOOTSTRAP_AUTO, /* what every containerd understands; protobuf to one that speaks it */
+	CONFIG_BOOTSTRAP_PLAIN, /* the bare address: Task API 2 */
+	CONFIG_BOOTSTRAP_JSON2, /* containerd 1.7 and later */
+	CONFIG_BOOTSTRAP_JSON3, /* containerd 2.0 and later */
+	CONFIG_BOOTSTRAP_MAX
+};
+
 struct config {
 	char *path; /* file read, NULL = none, defaults only */
 	/* [vm] */
@@ -48,6 +57,8 @@ struct config {
 	char *qemu, *fs_server, *vmm, *passt, *cli;
 	/* [log] */
 	enum log_level log_level;
+	/* [containerd] */
+	enum config_bootstrap bootstrap;
 	/* [limits] */
 	uint32_t ready_timeout_ms; /* VM start to agent ready */
 	uint32_t call_timeout_ms;  /* one call to the agent */

@@ -91,6 +91,14 @@ const struct json_word oci_propagation_words[] = {
 	{0},
 };
 
+const char *oci_mount_option_word(size_t i)
+{
+	if (i < ARRAY_SIZE(oci_options))
+		return oci_options[i].name;
+	i -= ARRAY_SIZE(oci_options);
+	return i < ARRAY_SIZE(oci_propagation_words) ? oci_propagation_words[i].name : NULL;
+}
+
 static bool oci_attr_is_atime(uint64_t attr)
 {
 	return attr == MOUNT_ATTR_RELATIME || attr == MOUNT_ATTR_NOATIME ||

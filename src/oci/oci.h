@@ -226,3 +226,5 @@ uint64_t oci_cpu_weight(uint64_t shares);
 /* linux.resources alone (Update). */
 int oci_resources_parse(const char *json, size_t len, struct oci_resources **ret, struct err *err);
 void oci_resources_free(struct oci_resources *r);
+/* The i-th word that may stand among a mount's options, besides data for the file system; NULL = no more. */
+const char *oci_mount_option_word(size_t i);

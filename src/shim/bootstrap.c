@@ -2,6 +2,7 @@
 #include "bootstrap.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -12,6 +13,8 @@
 
 /* containerd.runtime.bootstrap.v1 log levels at or below which we log at debug. */
 #define BOOTSTRAP_LEVEL_DEBUG (-4)
+#define BOOTSTRAP_PROTOCOL "ttrpc"
+#define BOOTSTRAP_JSON_ROOM 64
 
 static void bootstrap_params_freep(Ctrd__BootstrapParams **p)
 {
@@ -46,6 +49,7 @@ int bootstrap_parse(const void *data, size_t len, struct bootstrap *ret, struct 
 	*ret = (struct bootstrap){0};
 	params = ctrd__bootstrap_params__unpack(NULL, len, data);
 	if (params && bootstrap_is_params(params)) {
+		ret->has_params = true;
 		ret->debug = params->log_level <= BOOTSTRAP_LEVEL_DEBUG;
 		ret->containerd_version = xstrndup(params->containerd_version, len);
 		ret->options_type = xstrndup(bootstrap_first_option(params), len);
@@ -85,4 +89,59 @@ int bootstrap_read(int fd, struct bootstrap *ret, struct err *err)
 		return err_say(err, -EMSGSIZE, "standard input of 'start' is larger than %u bytes",
 			       BOOTSTRAP_INPUT_MAX);
 	return bootstrap_parse(data, (size_t)n, ret, err);
+}
+
+static uint8_t *bootstrap_format_result(const char *address, size_t *ret_len)
+{
+	Ctrd__BootstrapResult result = CTRD__BOOTSTRAP_RESULT__INIT;
+	static char protocol[] = BOOTSTRAP_PROTOCOL;
+	uint8_t *data;
+
+	result.version = 3;
+	result.address = (char *)address;
+	result.protocol = protocol;
+	*ret_len = ctrd__bootstrap_result__get_packed_size(&result);
+	data = xmalloc(*ret_len);
+	ctrd__bootstrap_result__pack(&result, data);
+	return data;
+}
+
+static char *bootstrap_json(int version, const char *address)
+{
+	char *text = xmalloc(strlen(address) * 2 + BOOTSTRAP_JSON_ROOM), *p = text;
+
+	p += sprintf(p, "{\"version\":%d,\"address\":\"", version);
+	/* A folder may have any name. */
+	for (; *address; address++) {
+		if (*address == '"' || *address == '\\')
+			*p++ = '\\';
+		*p++ = *address;
+	}
+	sprintf(p, "\",\"protocol\":\"%s\"}", BOOTSTRAP_PROTOCOL);
+	return text;
+}
+
+uint8_t *bootstrap_format(const struct bootstrap *b, enum config_bootstrap form,
+			  const char *socket_path, size_t *ret_len)
+{
+	cleanup_free char *address = xasprintf("%s%s", BOOTSTRAP_SCHEME, socket_path);
+	char *text = NULL;
+
+	switch (form) {
+	case CONFIG_BOOTSTRAP_AUTO:
+		if (b->has_params)
+			return bootstrap_format_result(address, ret_len);
+		text = take_ptr(&address);
+		break;
+	case CONFIG_BOOTSTRAP_JSON2:
+	case CONFIG_BOOTSTRAP_JSON3:
+		text = bootstrap_json(form == CONFIG_BOOTSTRAP_JSON2 ? 2 : 3, address);
+		break;
+	case CONFIG_BOOTSTRAP_PLAIN:
+	case CONFIG_BOOTSTRAP_MAX:
+		text = take_ptr(&address);
+		break;
+	}
+	*ret_len = strlen(text);
+	return (uint8_t *)text;
 }

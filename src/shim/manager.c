@@ -16,6 +16,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "address.h"
@@ -24,6 +25,7 @@
 #include "cleanup.h"
 #include "config.h"
 #include "containerd_bootstrap.pb-c.h"
+#include "info.h"
 #include "io.h"
 #include "log.h"
 #include "shim.h"
@@ -40,6 +42,7 @@ struct manager_start {
 	const struct args *args;
 	char **argv;
 	struct config config;
+	struct bootstrap bootstrap;
 	bool debug;
 	char socket_path[ADDRESS_PATH_MAX + 1];
 	char bundle[PATH_MAX];
@@ -68,6 +71,16 @@ static void manager_adjust_oom_score(pid_t containerd)
 	score = strtol(text, NULL, 10);
 	n = snprintf(path, sizeof(path), "%ld", score < 1000 ? score + 1 : 1000);
 	io_write_file(AT_FDCWD, "/proc/self/oom_score_adj", path, (size_t)n);
+}
+
+/* As containerd's own shims: with SCHED_CORE, no core is shared with other containers' processes. */
+static void manager_schedule_apart(void)
+{
+	const char *env = getenv("SCHED_CORE");
+
+	if (env && *env &&
+	    prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, PR_SCHED_CORE_SCOPE_THREAD_GROUP, 0))
+		log_warn("shim", "core scheduling (SCHED_CORE): %s", strerror(errno));
 }
 
 /*
@@ -140,6 +153,7 @@ static int manager_daemon(struct manager_start *m, int status_fd, pid_t containe
 	int r;
 
 	setsid();
+	manager_schedule_apart();
 	manager_adjust_oom_score(containerd);
 	manager_redirect(bundle_fd);
 	r = manager_place_fds(m->listen_fd, status_fd, bundle_fd);
@@ -170,12 +184,13 @@ static int manager_wait_ready(int fd, struct err *err)
 	return n ? err_say(err, -EIO, "%s", text) : 0;
 }
 
-static int manager_print_address(const char *path)
+static int manager_print_address(const struct manager_start *m)
 {
-	/* The plain form: every containerd reads it as "task API 2 over ttrpc". */
-	if (printf("%s%s", BOOTSTRAP_SCHEME, path) < 0 || fflush(stdout))
-		return 1;
-	return 0;
+	size_t len;
+	cleanup_free uint8_t *data =
+		bootstrap_format(&m->bootstrap, m->config.bootstrap, m->socket_path, &len);
+
+	return io_write_full(STDOUT_FILENO, data, len) ? 1 : 0;
 }
 
 static int manager_fork(struct manager_start *m, struct err *err)
@@ -199,11 +214,9 @@ static int manager_fork(struct manager_start *m, struct err *err)
 
 static int manager_prepare(struct manager_start *m, struct err *err)
 {
-	struct bootstrap b = {0};
-	int r = bootstrap_read(STDIN_FILENO, &b, err);
+	int r = bootstrap_read(STDIN_FILENO, &m->bootstrap, err);
 
-	m->debug = m->args->debug || b.debug;
-	bootstrap_done(&b);
+	m->debug = m->args->debug || m->bootstrap.debug;
 	if (r)
 		return r;
 	if (!getcwd(m->bundle, sizeof(m->bundle)))
@@ -238,11 +251,14 @@ int manager_start(const struct args *args, char **argv)
 		if (r >= 0)
 			r = manager_launch(&m, &err);
 	}
-	config_done(&m.config);
 	/* Somebody serves this id already: then that is the address. */
 	if (r < 0 && !in_use)
-		return manager_fail(&err);
-	return manager_print_address(m.socket_path);
+		r = manager_fail(&err);
+	else
+		r = manager_print_address(&m);
+	config_done(&m.config);
+	bootstrap_done(&m.bootstrap);
+	return r;
 }
 
 /* ---- the small ones ---- */
@@ -250,8 +266,11 @@ int manager_start(const struct args *args, char **argv)
 int manager_info(void)
 {
 	static char name[] = MANAGER_RUNTIME_NAME, number[] = MANAGER_VERSION;
+	static char type[] = INFO_FEATURES_TYPE;
 	Ctrd__RuntimeInfo info = CTRD__RUNTIME_INFO__INIT;
 	Ctrd__RuntimeVersion version = CTRD__RUNTIME_VERSION__INIT;
+	Ctrd__Any features = CTRD__ANY__INIT;
+	cleanup_free char *json = info_features_json();
 	cleanup_free uint8_t *data = NULL;
 	size_t len;
 	int r;
@@ -259,6 +278,10 @@ int manager_info(void)
 	info.name = name;
 	version.version = number;
 	info.version = &version;
+	features.type_url = type;
+	features.value.data = (uint8_t *)json;
+	features.value.len = strlen(json);
+	info.features = &features;
 	len = ctrd__runtime_info__get_packed_size(&info);
 	data = xmalloc(len);
 	ctrd__runtime_info__pack(&info, data);

@@ -68,6 +68,7 @@ static void test_params_of_2_3(void **state)
 
 	assert_int_equal(bootstrap_parse(wire, len, &b, &e), 0);
 	assert_string_equal(b.containerd_version, "2.3.4");
+	assert_true(b.has_params);
 	assert_string_equal(b.options_type, "runtimeoptions.v1.Options");
 	assert_true(b.debug);
 	bootstrap_done(&b);
@@ -108,12 +109,58 @@ static void test_read_to_the_end(void **state)
 	bootstrap_done(&b);
 }
 
+/* ---- what start prints ---- */
+
+#define SOCKET "/run/containerd/s/0123"
+
+static void expect_text(const struct bootstrap *b, enum config_bootstrap form, const char *path,
+			const char *text)
+{
+	size_t len;
+	cleanup_free uint8_t *data = bootstrap_format(b, form, path, &len);
+
+	assert_int_equal(len, strlen(text));
+	assert_memory_equal(data, text, len);
+}
+
+static void test_forms_of_the_address(void **state)
+{
+	struct bootstrap old = {0}, new = {.has_params = true};
+
+	expect_text(&old, CONFIG_BOOTSTRAP_AUTO, SOCKET, "unix://" SOCKET);
+	expect_text(&new, CONFIG_BOOTSTRAP_PLAIN, SOCKET, "unix://" SOCKET);
+	expect_text(&old, CONFIG_BOOTSTRAP_JSON2, SOCKET,
+		    "{\"version\":2,\"address\":\"unix://" SOCKET "\",\"protocol\":\"ttrpc\"}");
+	expect_text(&new, CONFIG_BOOTSTRAP_JSON3, SOCKET,
+		    "{\"version\":3,\"address\":\"unix://" SOCKET "\",\"protocol\":\"ttrpc\"}");
+	expect_text(&old, CONFIG_BOOTSTRAP_JSON2, "/a\"b\\c",
+		    "{\"version\":2,\"address\":\"unix:///a\\\"b\\\\c\",\"protocol\":\"ttrpc\"}");
+}
+
+static void test_protobuf_result(void **state)
+{
+	struct bootstrap b = {.has_params = true};
+	size_t len;
+	cleanup_free uint8_t *data = bootstrap_format(&b, CONFIG_BOOTSTRAP_AUTO, SOCKET, &len);
+	Ctrd__BootstrapResult *r = ctrd__bootstrap_result__unpack(NULL, len, data);
+
+	assert_non_null(r);
+	assert_int_equal(r->version, 3);
+	assert_string_equal(r->address, "unix://" SOCKET);
+	assert_string_equal(r->protocol, "ttrpc");
+	ctrd__bootstrap_result__free_unpacked(r, NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_nothing_is_valid), cmocka_unit_test(test_options_any),
-		cmocka_unit_test(test_params_of_2_3),	 cmocka_unit_test(test_garbage_is_an_error),
+		cmocka_unit_test(test_nothing_is_valid),
+		cmocka_unit_test(test_options_any),
+		cmocka_unit_test(test_params_of_2_3),
+		cmocka_unit_test(test_garbage_is_an_error),
 		cmocka_unit_test(test_read_to_the_end),
+		cmocka_unit_test(test_forms_of_the_address),
+		cmocka_unit_test(test_protobuf_result),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
