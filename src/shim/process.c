@@ -246,6 +246,11 @@ static bool process_hold_signal(struct process *p, uint32_t sig, bool all, struc
 
 void process_kill(struct process *p, uint32_t sig, bool all, struct rpc_call *call)
 {
+	/* "All that is left of it" is nothing, and that is no error: clients tidy up with it. */
+	if (all && !process_is_exec(p) && p->has_exited) {
+		rpc_reply_empty(call);
+		return;
+	}
 	if (!process_check(p, TASK_OP_KILL, call))
 		return;
 	if (!sig) {

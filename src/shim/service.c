@@ -289,8 +289,12 @@ static void service_update(struct rpc_call *call, const ProtobufCMessage *m, voi
 
 static void service_checkpoint(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
 {
-	rpc_fail(call, RPC_UNIMPLEMENTED,
-		 "checkpointing a container in a VM is not supported: not implemented");
+	const Ctrd__CheckpointRequest *req = (const void *)m;
+	struct container *c = service_container(ctx, req->id, call);
+
+	if (c && process_check(&c->init, TASK_OP_CHECKPOINT, call))
+		rpc_fail(call, RPC_UNIMPLEMENTED,
+			 "checkpointing a container in a VM is not supported: not implemented");
 }
 
 #define SERVICE(method, in_type, out_type, handler) \

@@ -24,12 +24,14 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
 from harpoonlib import containerd as containerd_module  # noqa: E402
-from harpoonlib import flavours, images, leaks, paths  # noqa: E402
+from harpoonlib import flavours, images, leaks, paths, ttrpc  # noqa: E402
 from harpoonlib.containerd import shim_pids, vm_processes, wait_until  # noqa: E402
 
 RUNTIME = os.environ.get("HARPOON_TEST_RUNTIME", paths.RUNTIME)
 BUILD = pathlib.Path(os.environ.get("HARPOON_TEST_BUILD", paths.HOST_BUILD))
 IS_HARPOON = "harpoon" in RUNTIME
+# What the same is asked of, to compare.
+RUNC = "io.containerd.runc.v2"
 CONTAINERD = os.environ.get("HARPOON_TEST_CONTAINERD", flavours.INSTALLED)
 # Emulated guests on a busy machine: no test waits this long in vain, and none is cut off for being slow.
 TEST_TIMEOUT = 300
@@ -131,10 +133,10 @@ class Box:
     def ctr(self, *args, **kwargs):
         return self.daemon.ctr(*args, **kwargs)
 
-    def args(self, *argv, name=None, image="busybox", options=(), rm=True):
+    def args(self, *argv, name=None, image="busybox", options=(), rm=True, runtime=RUNTIME):
         options = list(options)
         return self.daemon.run_args(
-            self.image(image), name or self.name(), *argv, runtime=RUNTIME, options=options, rm=rm
+            self.image(image), name or self.name(), *argv, runtime=runtime, options=options, rm=rm
         )
 
     def run(self, *argv, timeout=90, **kwargs):
@@ -202,6 +204,16 @@ class Box:
 
     def bundle(self, name):
         return self.daemon.bundle(name)
+
+    def client(self, name):
+        """A second client of a container's shim, beside containerd."""
+        service = ttrpc.SERVICE if self.daemon.flavour.major < 2 else ttrpc.SERVICE.replace("v2", "v3")
+        return ttrpc.Client(ttrpc.address_of(self.bundle(name)), self.daemon.namespace, service)
+
+    def exec(self, name, *argv, exec_id="e", options=(), timeout=60):
+        """ctr task exec to its end."""
+        args = ["task", "exec", "--fifo-dir", self.daemon.fifos, "--exec-id", exec_id, *options, name, *argv]
+        return self.ctr(*args, timeout=timeout)
 
     def processes(self, name):
         """The host processes of one container: program -> pids."""
@@ -300,7 +312,9 @@ def session_box(work_folder):
     for name in ("busybox", "layers", "user"):
         box.image(name)
     # The first container makes folders that stay (runc's state root, for one).
-    box.run("true")
+    for runtime in {RUNTIME, RUNC}:
+        done = box.run("true", runtime=runtime)
+        assert done.code == 0, done
     yield box
     daemon.close()
 
