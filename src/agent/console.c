@@ -56,6 +56,13 @@ int console_open(int root_fd, int proc_fd, struct console *ret, struct err *err)
 	return 0;
 }
 
+int console_hang_up(int master_fd)
+{
+	cleanup_close int slave = ioctl(master_fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+
+	return slave < 0 || ioctl(slave, TIOCVHANGUP) ? -errno : 0;
+}
+
 int console_resize(int fd, uint32_t width, uint32_t height)
 {
 	struct winsize ws = {.ws_col = (unsigned short)width, .ws_row = (unsigned short)height};

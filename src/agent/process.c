@@ -18,6 +18,7 @@
 #include "cgroup.h"
 #include "child.h"
 #include "cleanup.h"
+#include "console.h"
 #include "io.h"
 #include "log.h"
 #include "spawn.h"
@@ -73,9 +74,14 @@ static int process_open_pipes(const struct process *p, const AGENT_PB(Process) *
 	return 0;
 }
 
+/* The end of a terminal's input is the end of the line, as with a modem. Pipes just close. */
 static void process_stream_0_done(void *ctx, int err)
 {
-	((struct process *)ctx)->streams[0] = NULL;
+	struct process *p = ctx;
+
+	p->streams[0] = NULL;
+	if (!err && p->master_fd >= 0 && console_hang_up(p->master_fd))
+		log_warn("agent", "hang up terminal: %s", strerror(errno));
 }
 
 static void process_stream_1_done(void *ctx, int err)

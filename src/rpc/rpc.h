@@ -102,6 +102,8 @@ void rpc_server_free(struct rpc_server *s);
 int rpc_server_listen(struct rpc_server *s, int listen_fd, struct err *err);
 /* Serves one connected stream socket (owned from here on, also on failure). */
 int rpc_server_add_conn(struct rpc_server *s, int fd, struct err *err);
+/* How many peers are connected. */
+unsigned int rpc_server_nr_conns(const struct rpc_server *s);
 /* Calls fn once every queued answer has been written (or its connection died). */
 void rpc_server_flush(struct rpc_server *s, loop_fn fn, void *ctx);
 

@@ -500,6 +500,11 @@ void rpc_server_free(struct rpc_server *s)
 	free(s);
 }
 
+unsigned int rpc_server_nr_conns(const struct rpc_server *s)
+{
+	return s->nr_conns;
+}
+
 void rpc_server_flush(struct rpc_server *s, loop_fn fn, void *ctx)
 {
 	s->flush_fn = fn;

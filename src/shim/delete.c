@@ -94,6 +94,18 @@ static void delete_run_hooks(int bundle_fd, const char *bundle, const char *id)
 	oci_spec_free(spec);
 }
 
+static int delete_end_vm(int state_fd, struct err *err)
+{
+	int r = hv_cleanup_state(state_fd, err);
+
+	if (r != -EBADMSG && r != -EFBIG && r != -EINVAL)
+		return r;
+	/* The list was cut off while it was written, say. The shim is gone, and what it started with it. */
+	log_warn("delete", "%s", err->msg);
+	*err = (struct err){0};
+	return 0;
+}
+
 /* What is left of the container in the state folder. Returns what is known of its end. */
 static int delete_state(int bundle_fd, const char *bundle, const char *id,
 			struct bundle_task *ret_task, struct err *err)
@@ -108,7 +120,7 @@ static int delete_state(int bundle_fd, const char *bundle, const char *id,
 		return err_set(err, state_fd, "open '%s/%s'", bundle, BUNDLE_STATE_DIR);
 	bundle_task_read(state_fd, ret_task);
 	delete_end_shim(state_fd);
-	r = hv_cleanup_state(state_fd, err);
+	r = delete_end_vm(state_fd, err);
 	if (!r)
 		r = hostcgroup_cleanup_state(state_fd, err);
 	network_clean_up(state_fd);

@@ -5,6 +5,8 @@
  * SIGTERM, SIGINT: with no container, the same way out; with one they are ignored. A service manager that stops
  * containerd sends them to everything in its cgroup, and containers are to live through that. SIGHUP and SIGPIPE
  * are ignored.
+ * Nobody: containerd does not call `delete` for a shim that it could not reach after `start`, or when it died before.
+ * So a shim without a container that nobody is connected to for SHIM_IDLE_NS ends by itself.
  */
 #include "shim.h"
 
@@ -25,6 +27,8 @@
 
 /* containerd waits three seconds for a shim to shut down. */
 #define SHIM_FLUSH_NS 2000000000ull
+/* containerd connects at once; it gives up on a shim's socket after 100 seconds at most. */
+#define SHIM_IDLE_NS 120000000000ull
 
 static void shim_remove_socket(struct shim *s)
 {
@@ -64,6 +68,22 @@ void shim_shutdown(struct shim *s)
 	s->stopping = true;
 	shim_remove_socket(s);
 	loop_timer_arm(s->loop, &s->stop_timer, 0, shim_flush, s);
+}
+
+static void shim_check_idle(void *ctx)
+{
+	struct shim *s = ctx;
+	bool is_idle = !s->container && !rpc_server_nr_conns(s->server);
+
+	if (s->stopping)
+		return;
+	if (is_idle && s->was_idle) {
+		log_warn("shim", "no container, and nobody is connected: the shim ends");
+		shim_shutdown(s);
+		return;
+	}
+	s->was_idle = is_idle;
+	loop_timer_arm(s->loop, &s->idle_timer, SHIM_IDLE_NS / 2, shim_check_idle, s);
 }
 
 static void shim_terminate(struct shim *s)
@@ -120,6 +140,7 @@ static int shim_init(struct shim *s, const struct shim_params *params, struct er
 		return r;
 	s->events = publisher_new(s->loop, params->ttrpc_address, s->namespace_);
 	s->server = rpc_server_new(s->loop, service_list, service_list_len, s);
+	shim_check_idle(s);
 	return rpc_server_listen(s->server, take_fd(&listen_fd), err);
 }
 
@@ -127,6 +148,7 @@ static void shim_done(struct shim *s)
 {
 	bool is_deleted = !s->container;
 
+	loop_timer_cancel(&s->idle_timer);
 	container_free(s->container);
 	rpc_server_free(s->server);
 	publisher_free(s->events);

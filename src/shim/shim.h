@@ -28,7 +28,8 @@ struct shim {
 	bool stopping;	      /* the way out has begun */
 	int signal_fd;
 	struct loop_watch *signal_watch;
-	struct loop_timer stop_timer;
+	struct loop_timer stop_timer, idle_timer;
+	bool was_idle;
 	int bundle_fd; /* where `start` ran, for the state folder; -1 = gone */
 };
 

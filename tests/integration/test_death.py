@@ -62,7 +62,6 @@ class Task:
         assert words.count("exit") == 1 and words[-2:] == ["exit", "delete"], words
 
 
-@pytest.mark.versions
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGSYS])
 def test_vm_dies_of_a_signal(box, events, number):
     """F01, F05: whatever kills the VM's process; the log names the signal, no core is left."""

@@ -100,6 +100,7 @@ def test_vm_killed_under_a_write(box, host_folder):
     assert os.listdir(host_folder) == ["big"]
 
 
+@pytest.mark.versions
 @pytest.mark.smoke
 def test_shim_killed(box, events):
     """containerd runs `delete`, which ends the VM and says 137."""
@@ -117,6 +118,7 @@ def test_shim_killed(box, events):
     box.daemon.remove(victim.name)
 
 
+@pytest.mark.versions
 def test_shim_killed_while_containerd_is_down(box):
     name = box.detached("sleep", "1000")
     processes = box.processes(name)

@@ -10,6 +10,7 @@ from conftest import RUNTIME
 from harpoonlib.containerd import wait_until
 
 
+@pytest.mark.versions
 @pytest.mark.smoke
 def test_detached_from_start_to_end(box):
     name = box.detached("sleep", "1000")
@@ -22,6 +23,7 @@ def test_detached_from_start_to_end(box):
     assert name not in box.daemon.tasks()
 
 
+@pytest.mark.versions
 @pytest.mark.smoke
 def test_sigterm_to_a_process_that_handles_it(box):
     name = box.name()
@@ -71,6 +73,7 @@ def test_calls_about_an_unknown_task(box):
         assert done.code != 0 and "not found" in done.err, done
 
 
+@pytest.mark.versions
 def test_container_and_task_made_apart(box):
     """ctr container create, then ctr task start."""
     name = box.name()
@@ -86,6 +89,7 @@ def test_container_and_task_made_apart(box):
     assert box.ctr("container", "rm", name).code == 0
 
 
+@pytest.mark.versions
 def test_same_container_started_again(box):
     """A second task of the same container sees what the first one wrote."""
     name = box.name()
@@ -107,6 +111,7 @@ def test_ps(box):
     box.kill_and_delete(name)
 
 
+@pytest.mark.versions
 @pytest.mark.smoke
 def test_exec(box):
     name = box.detached("sleep", "1000", options=["--env", "FROM=run"])
@@ -123,6 +128,7 @@ def test_exec(box):
     box.kill_and_delete(name)
 
 
+@pytest.mark.versions
 def test_execs_at_once(box):
     name = box.detached("sleep", "1000")
 
@@ -167,6 +173,7 @@ def test_exec_killed_alone(box):
     box.kill_and_delete(name)
 
 
+@pytest.mark.versions
 @pytest.mark.smoke
 def test_pause_and_resume(box):
     name = box.name()
@@ -185,6 +192,7 @@ def test_pause_and_resume(box):
     assert process.returncode == 137
 
 
+@pytest.mark.versions
 def test_metrics(box):
     name = box.detached("sleep", "1000")
     done = box.ctr("task", "metrics", name)
@@ -270,6 +278,7 @@ class Output:
         os.close(self._fd)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.smoke
 def test_containerd_restarted(box, how):
@@ -298,6 +307,7 @@ def test_containerd_restarted(box, how):
     assert words == [*map(str, range(int(words[0]), int(words[0]) + len(words) - 1)), "end"]
 
 
+@pytest.mark.versions
 def test_exit_while_containerd_is_down(box):
     """The exit code is kept until somebody asks."""
     name = box.detached("sh", "-c", "trap 'exit 21' TERM; while :; do sleep 0.05; done")

@@ -12,6 +12,7 @@ from conftest import IS_HARPOON, RUNTIME
 from harpoonlib import images
 
 
+@pytest.mark.versions
 @pytest.mark.smoke
 def test_hello(box):
     done = box.run("echo", "Hello VM!")
@@ -28,6 +29,7 @@ def test_own_kernel(box):
     assert len(done.out) == len(host) and done.out != host, done
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("code", [0, 1, 42, 127, 255])
 def test_exit_code(box, code):
     done = box.sh(f"exit {code}")
@@ -51,6 +53,7 @@ def test_executable_missing(box):
     assert "no such file or directory" in done.err.lower(), done
 
 
+@pytest.mark.versions
 def test_executable_missing_in_path(box):
     done = box.run("nosuchprogram")
     assert done.code != 0, done

@@ -26,6 +26,7 @@ def pattern_sha256(mib):
     return digest.hexdigest()
 
 
+@pytest.mark.versions
 @pytest.mark.smoke
 def test_out_and_err_are_separate(box):
     done = box.sh("echo out; echo err >&2; echo out2; echo err2 >&2")
@@ -76,6 +77,7 @@ def test_both_streams_full_at_once(box):
     assert out == err == [8 << 20, pattern_sha256(8)]
 
 
+@pytest.mark.versions
 @pytest.mark.smoke
 def test_stdin_small(box):
     done = box.run_stdin("cat; echo end", b"some\0bytes\xff\n")
@@ -174,6 +176,7 @@ def test_background_child_holding_the_output(box):
     assert (done.code, done.out) == (0, "started\n"), done
 
 
+@pytest.mark.versions
 def test_null_io(box):
     done = box.run("sh", "-c", "cat; echo nobody sees this; exit 4", options=["--null-io"])
     assert (done.code, done.out, done.err) == (4, "", ""), done
@@ -187,6 +190,7 @@ def test_log_file(box, host_folder):
     assert sorted(log.read_text().splitlines()) == ["err", "out"]
 
 
+@pytest.mark.versions
 def test_log_binary(box, host_folder):
     """stdout and stderr into a logging program (binary:// URI)."""
     program = host_folder / "logger"
@@ -217,6 +221,7 @@ def test_unknown_log_uri(box):
     assert done.code == 1 and "nosuch" in done.err, done
 
 
+@pytest.mark.versions
 @pytest.mark.smoke
 def test_terminal(box):
     """ctr run -t under a terminal of our own."""
