@@ -115,7 +115,7 @@ class Machine:
         return self._spawn(command, [sock.fileno()])
 
     def _qemu_args(self, kernel, initrd, fs_fd, disk_fd, pipes):
-        append = "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check random.trust_cpu=on mitigations=off"
+        append = "console=ttyS0 quiet cryptomgr.notests panic=-1 tsc=reliable no_timer_check random.trust_cpu=on mitigations=off"
         args = [
             paths.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-machine", "q35,memory-backend=ram,usb=off,sata=off,smbus=off", "-accel", "tcg,thread=multi", "-cpu", CPU,

@@ -8,11 +8,12 @@ from harpoonlib import paths
 
 CLI = pathlib.Path(os.environ.get("HARPOON_TEST_BUILD", paths.HOST_BUILD)) / "src/cli/harpoon"
 # As for a container's VM, but with a console that tells what happens; without its channel the agent ends at once.
+MACHINE = "microvm,pit=on,pic=on,rtc=on,acpi=off,x-option-roms=off,isa-serial=on"
 QEMU = [
-    paths.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "microvm,isa-serial=on",
+    paths.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", MACHINE,
     "-accel", "kvm", "-cpu", "host", "-m", "256M", "-serial", "stdio",
 ]  # fmt: skip
-APPEND = "console=ttyS0 panic=-1 reboot=t no_timer_check random.trust_cpu=on"
+APPEND = "earlyprintk=serial,ttyS0,keep console=ttynull panic=-1 reboot=t no_timer_check random.trust_cpu=on"
 
 
 def test_kvm_is_native():

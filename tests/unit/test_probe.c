@@ -33,8 +33,8 @@ static void test_kvm(void **state)
 	uint64_t start = util_now_ns();
 
 	probe_kvm(&kvm);
-	/* A few ms on an idle host; the deadlines inside add up to 2 s. */
-	assert_true(util_now_ns() - start < 3000000000ull);
+	/* A few ms on an idle host; the deadlines inside add up to 6 s. */
+	assert_true(util_now_ns() - start < 7000000000ull);
 	print_message("# %s\n", kvm.text);
 	assert_int_not_equal(kvm.text[0], '\0');
 	assert_int_equal(count_fds(), fds);
