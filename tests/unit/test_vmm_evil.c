@@ -1,0 +1,335 @@
+/*
+ * A whole machine on a real /dev/kvm, with every device, and a guest that attacks them all (tests/evil). The
+ * host keeps busy meanwhile: it connects, writes, reads, hangs up, sends frames, types. Whatever the guest
+ * does, it ends by itself or by a fault of its own; this process, built with sanitizers too, is unharmed, and
+ * afterwards holds what it held before.
+ *
+ * Skipped with the reason where there is no /dev/kvm.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <linux/if_tun.h>
+
+#include "balloon.h"
+#include "blk.h"
+#include "cleanup.h"
+#include "console.h"
+#include "machine.h"
+#include "net.h"
+#include "rng.h"
+#include "util.h"
+#include "vsock.h"
+
+#define DISK (1 << 20)
+#define STREAMS 16
+#define LIMIT_MS 200000
+#define TEXT_MAX (64 << 10)
+
+struct stream {
+	int fd; /* ours; -1 = none */
+	bool open;
+};
+
+struct fixture {
+	struct loop *loop;
+	struct machine *machine;
+	struct virtio_device *vsock;
+	int serial, disk, wire, console_in, console_out;
+	bool is_over;
+	struct vcpus_end end;
+	struct stream streams[STREAMS];
+	uint32_t next_port;
+	uint64_t nr_ends;
+	char text[TEXT_MAX]; /* what the guest said */
+	size_t text_len;
+};
+
+static void on_end(void *ctx, const struct vcpus_end *end)
+{
+	struct fixture *f = ctx;
+
+	f->is_over = true;
+	f->end = *end;
+}
+
+static void on_paused(void *ctx)
+{
+}
+
+/* --- the host's side of streams ------------------------------------------------------------------- */
+
+static struct fixture *the_fixture;
+
+static void on_done(void *ctx, int err)
+{
+	struct stream *s = ctx;
+
+	assert_true(s->open);
+	s->open = false;
+	if (s->fd >= 0)
+		close(s->fd);
+	s->fd = -1;
+	the_fixture->nr_ends++;
+}
+
+static int new_stream(struct fixture *f, struct stream **ret)
+{
+	int sv[2];
+
+	for (unsigned int i = 0; i < STREAMS; i++) {
+		if (f->streams[i].open)
+			continue;
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+		f->streams[i] = (struct stream){.fd = sv[0], .open = true};
+		*ret = &f->streams[i];
+		return sv[1];
+	}
+	return -1;
+}
+
+static int on_connect(void *ctx, uint32_t host_port, uint32_t guest_port, struct vsock_accept *ret)
+{
+	struct stream *s;
+	int fd = host_port % 3 ? new_stream(ctx, &s) : -1;
+
+	if (fd < 0)
+		return -ECONNREFUSED;
+	*ret = (struct vsock_accept){.rfd = fd, .wfd = fd, .done = on_done, .ctx = s};
+	return 0;
+}
+
+static void use_streams(struct fixture *f)
+{
+	static uint8_t block[8192];
+	struct stream *s;
+	int fd = new_stream(f, &s);
+
+	f->next_port++;
+	if (fd >= 0 && vsock_connect(f->vsock, 2000 + f->next_port, 1000 + f->next_port % 16, fd,
+				     fd, on_done, s, NULL)) {
+		/* No driver right now. */
+		s->open = false;
+		close(s->fd);
+		s->fd = -1;
+	}
+	for (unsigned int i = 0; i < STREAMS; i++) {
+		ssize_t n = 0;
+
+		if (f->streams[i].fd < 0)
+			continue;
+		if (i % 3)
+			n = recv(f->streams[i].fd, block, sizeof(block), MSG_DONTWAIT);
+		if (i % 4)
+			n += send(f->streams[i].fd, block, 1 + i * 100, MSG_DONTWAIT);
+		if (i % 5 == f->next_port % 5)
+			shutdown(f->streams[i].fd, SHUT_WR);
+		(void)n;
+	}
+}
+
+static void use_the_rest(struct fixture *f)
+{
+	static uint8_t block[4096];
+	ssize_t n;
+
+	memset(block, 0, VIRTIO_NET_TAP_HDR);
+	n = send(f->wire, block, 500 + f->next_port % 3000, MSG_DONTWAIT);
+	n += recv(f->wire, block, sizeof(block), MSG_DONTWAIT);
+	n += write(f->console_in, "typed\n", 6);
+	n += read(f->console_out, block, sizeof(block));
+	(void)n;
+}
+
+/* --- the machine --------------------------------------------------------------------------------- */
+
+static void add(struct fixture *f, struct virtio_device *dev)
+{
+	struct err err = {0};
+
+	if (machine_add_device(f->machine, dev, &err))
+		fail_msg("%s", err.msg);
+}
+
+static void add_devices(struct fixture *f)
+{
+	const struct vsock_params vsock = {.guest_cid = 3, .on_connect = on_connect, .ctx = f};
+	struct virtio_net_params net = {.mac = {2, 0, 0, 0, 0, 1}, .mtu = 1500};
+	struct virtio_console_params console;
+	struct virtio_blk_params blk = {.serial = "evil"};
+	struct virtio_device *dev;
+	struct err err = {0};
+	int in[2], out[2], sv[2];
+
+	assert_int_equal(vsock_new(&vsock, &f->vsock, &err), 0);
+	add(f, f->vsock);
+	assert_int_equal(virtio_rng_new(&dev, &err), 0);
+	add(f, dev);
+	assert_int_equal(virtio_balloon_new(&(struct virtio_balloon_params){0}, &dev, &err), 0);
+	add(f, dev);
+	blk.fd = dup(f->disk);
+	assert_int_equal(virtio_blk_new(&blk, &dev, &err), 0);
+	add(f, dev);
+	/* Keeps messages apart like a tap, which needs rights; test_virtio_net.c has a real one. */
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv), 0);
+	f->wire = sv[0];
+	net.tap_fd = sv[1];
+	net.offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+	assert_int_equal(virtio_net_new(&net, &dev, &err), 0);
+	add(f, dev);
+	assert_int_equal(pipe2(in, O_CLOEXEC | O_NONBLOCK), 0);
+	assert_int_equal(pipe2(out, O_CLOEXEC | O_NONBLOCK), 0);
+	console = (struct virtio_console_params){.in_fd = in[0], .out_fd = out[1]};
+	f->console_in = in[1];
+	f->console_out = out[0];
+	assert_int_equal(virtio_console_new(&console, &dev, &err), 0);
+	add(f, dev);
+}
+
+static void listen_to_guest(struct fixture *f)
+{
+	ssize_t n = recv(f->serial, f->text + f->text_len, sizeof(f->text) - 1 - f->text_len,
+			 MSG_DONTWAIT);
+
+	if (n > 0)
+		f->text_len += (size_t)n;
+	f->text[f->text_len] = '\0';
+}
+
+static void run(struct fixture *f, const char *cmdline, int kvm_fd)
+{
+	static const struct machine_callbacks cb = {.on_end = on_end, .on_paused = on_paused};
+	struct machine_config c = {.kvm_fd = kvm_fd,
+				   .kernel_fd = open(EVIL_GUEST, O_RDONLY | O_CLOEXEC),
+				   .initrd_fd = -1,
+				   .cmdline = cmdline,
+				   .mem_bytes = 64u << 20,
+				   .nr_vcpus = 1};
+	uint64_t deadline = util_now_ns() + LIMIT_MS * 1000000ull;
+	struct err err = {0};
+	int pair[2];
+
+	assert_true(c.kernel_fd >= 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	f->serial = pair[0];
+	c.console_fd = pair[1];
+	f->loop = loop_new();
+	if (machine_new(f->loop, &c, &cb, f, &f->machine, &err))
+		fail_msg("%s", err.msg);
+	add_devices(f);
+	if (machine_start(f->machine, &(struct machine_env){0}, &err))
+		fail_msg("%s", err.msg);
+	machine_run(f->machine);
+	while (!f->is_over) {
+		assert_true(util_now_ns() < deadline);
+		assert_int_equal(loop_run_once(f->loop, 2), 0);
+		use_streams(f);
+		use_the_rest(f);
+		listen_to_guest(f);
+	}
+	machine_flush_console(f->machine);
+	listen_to_guest(f);
+	machine_free(f->machine);
+}
+
+/* --- what must not change ------------------------------------------------------------------------- */
+
+static unsigned int count_entries(const char *path)
+{
+	cleanup_dir DIR *d = opendir(path);
+	unsigned int n = 0;
+
+	assert_non_null(d);
+	while (readdir(d))
+		n++;
+	return n;
+}
+
+static void attack(uint64_t seed, unsigned int rounds, unsigned int last)
+{
+	struct fixture *f = xcalloc(1, sizeof(*f));
+	cleanup_free char *cmdline =
+		xasprintf("seed=%llu rounds=%u last=%u", (unsigned long long)seed, rounds, last);
+	int kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	unsigned int nr_fds, nr_threads;
+
+	if (kvm_fd < 0) {
+		print_message("# SKIP /dev/kvm: %s\n", strerror(errno));
+		free(f);
+		skip();
+	}
+	for (unsigned int i = 0; i < STREAMS; i++)
+		f->streams[i].fd = -1;
+	the_fixture = f;
+	/* One more than before the machine: it takes the descriptor of /dev/kvm over. */
+	nr_fds = count_entries("/proc/self/fd") - 1;
+	nr_threads = count_entries("/proc/self/task");
+	f->disk = memfd_create("disk", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(f->disk, DISK), 0);
+	run(f, cmdline, kvm_fd);
+	print_message("# seed %llu: %s; %llu streams ended\n", (unsigned long long)seed,
+		      f->end.text, (unsigned long long)f->nr_ends);
+	assert_int_equal(f->end.kind, VCPUS_END_RESET);
+	assert_non_null(strstr(f->text, "evil: 6 devices\n"));
+	assert_non_null(strstr(f->text, "evil: done\n"));
+	assert_null(strstr(f->text, "is gone"));
+	/* Streams of the host were served in between: the device came back each time. */
+	assert_true(f->nr_ends > 0);
+	for (unsigned int i = 0; i < STREAMS; i++)
+		assert_false(f->streams[i].open);
+	assert_int_equal(lseek(f->disk, 0, SEEK_END), DISK);
+	close(f->disk);
+	close(f->serial);
+	close(f->wire);
+	close(f->console_in);
+	close(f->console_out);
+	loop_free(f->loop);
+	assert_int_equal(count_entries("/proc/self/fd"), nr_fds);
+	assert_int_equal(count_entries("/proc/self/task"), nr_threads);
+	free(f);
+}
+
+static void test_evil_guest(void **state)
+{
+	attack(1, 150, 0);
+}
+
+static void test_evil_guest_another_way(void **state)
+{
+	attack(2, 100, 0);
+}
+
+/* In the end it turns on itself: its own pages go to the balloon and below the devices' buffers. */
+static void test_evil_guest_kills_itself(void **state)
+{
+	attack(3, 30, 1);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_evil_guest),
+		cmocka_unit_test(test_evil_guest_another_way),
+		cmocka_unit_test(test_evil_guest_kills_itself),
+	};
+
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
+	/* By hand: test_vmm_evil SEED ROUNDS */
+	if (argc == 3) {
+		attack(strtoull(argv[1], NULL, 10), (unsigned int)atoi(argv[2]), 1);
+		return 0;
+	}
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
