@@ -47,6 +47,11 @@ backend = {backend}
 fs_server = {fs_server}
 vmm = {vmm}
 qemu = {qemu}
+cli = {cli}
+
+[templates]
+use = {templates}
+dir = {template_dir}
 """
 
 
@@ -58,6 +63,22 @@ def wait_until(predicate, timeout, interval=0.02):
         if value or time.monotonic() >= deadline:
             return value
         time.sleep(interval)
+
+
+def template_builders(conf):
+    """pids of the processes that make templates for this configuration"""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as f:
+                args = f.read().split(b"\0")
+            with open(f"/proc/{name}/environ", "rb") as f:
+                mine = f"HARPOON_CONFIG={conf}".encode() in f.read().split(b"\0")
+        except OSError:
+            continue
+        if args[1:3] == [b"template", b"build"] and mine:
+            found.append(int(name))
+    return found
 
 
 def overlay_works(folder):
@@ -120,6 +141,9 @@ class Containerd:
         self.process = None
         self.snapshotter = "overlayfs"
         self.extra_env = dict(env or {})
+        self.templates = os.environ.get("HARPOON_TEST_TEMPLATES", "auto")
+        # Kept from one session to the next: what is in it is known by what shaped it.
+        self.template_dir = paths.BUILD / "templates"
 
     def prepare(self):
         """Makes folders and configuration. The socket path must fit in a sockaddr_un."""
@@ -148,10 +172,19 @@ class Containerd:
                 vmm=self.build / "src/vmm/harpoon-vmm",
                 qemu=paths.QEMU,
                 cli=self.build / "src/cli/harpoon",
-                templates=os.environ.get("HARPOON_TEST_TEMPLATES", "off"),
-                template_dir=self.folder / "templates",
+                templates=self.templates,
+                template_dir=self.template_dir,
             )
         self.conf.write_text(text)
+
+    def build_template(self, *args, timeout=300):
+        """The template of the configured size, or of another; there afterwards, whoever made it."""
+        command = [self.build / "src/cli/harpoon", "template", "build", *map(str, args)]
+        subprocess.run(command, env=self.env(), check=True, timeout=timeout, stdout=subprocess.DEVNULL)
+
+    def wait_for_builders(self, timeout=120):
+        """Templates that containers' starts had made in the background are there."""
+        return wait_until(lambda: not template_builders(self.conf), timeout, 0.1)
 
     def env(self):
         env = dict(os.environ)

@@ -3,8 +3,8 @@
 The runtime is io.containerd.harpoon.v1 unless HARPOON_TEST_RUNTIME names another: what the tests say must hold
 for runc too (io.containerd.runc.v2), except for those marked `harpoon`. HARPOON_TEST_BUILD is the Meson build
 folder whose programs are used, HARPOON_TEST_CONTAINERD one of the containerds of harpoonlib.flavours,
-HARPOON_TEST_BACKEND the hypervisor backend (auto without it), HARPOON_TEST_FOLDER where the work is done. tests/run
-sets them and puts everything in namespaces of its own.
+HARPOON_TEST_BACKEND the hypervisor backend (auto without it), HARPOON_TEST_TEMPLATES whether VMs are clones (auto,
+off), HARPOON_TEST_FOLDER where the work is done. tests/run sets them and puts everything in namespaces of its own.
 """
 
 import glob
@@ -307,6 +307,8 @@ def session_box(work_folder):
     daemon.prepare()
     # Where the shims' sockets are when containerd's own folder has too long a name; it stays
     os.makedirs("/run/harpoon/s", 0o700)
+    if IS_HARPOON and daemon.templates == "auto":
+        daemon.build_template()
     daemon.start()
     box = Box(daemon)
     for name in ("busybox", "layers", "user"):
@@ -374,6 +376,8 @@ def no_leaks(request):
     if not daemon.process or daemon.process.poll() is not None:
         daemon.start()
     left = daemon.remove_all()
+    if not daemon.wait_for_builders():
+        problems.append("a template is still being made")
     if left:
         problems.append(f"containers left by the test: {' '.join(left)}")
     grown = checker.grown(before, 0.5)
