@@ -90,6 +90,7 @@ test:
 	@$(MAKE) --no-print-directory build asan
 	@scripts/make-images
 	@scripts/get-containerds
+	@scripts/get-qemu
 	@tests/run
 
 test-nested:
