@@ -11,10 +11,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_tun.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -33,6 +35,9 @@
 #define KVM_GUEST_CID 3
 /* What the agent mounts, as on every backend. */
 #define KVM_FS_TAG "harpoon"
+/* The virtio 1.x header, and everything the device offers to the guest. */
+#define KVM_TAP_HEADER 12
+#define KVM_TAP_OFFLOADS (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
 #define KVM_CALL_TIMEOUT_NS 5000000000ull
 /* Streams, and files that harpoon-fs lets it read and write directly. */
 #define KVM_FILES_MAX 16384
@@ -400,21 +405,36 @@ static int kvm_send_device(struct kvm *k, struct vmm_request *req, int fd, struc
 	return r ? err_set(err, r, "send a device to harpoon-vmm") : 0;
 }
 
+/* What harpoon-vmm's device carries; the tap hands frames over in this form. */
+static int kvm_prepare_tap(int fd, uint32_t offloads, struct err *err)
+{
+	int header = KVM_TAP_HEADER;
+
+	if (ioctl(fd, TUNSETVNETHDRSZ, &header) ||
+	    ioctl(fd, TUNSETOFFLOAD, (unsigned long)offloads))
+		return err_set(err, -errno, "set up a tap for the VM");
+	return 0;
+}
+
 static int kvm_send_nic(struct kvm *k, const struct hv_nic *nic, size_t index, struct err *err)
 {
-	struct vmm_request req = {.device.kind = VMM_DEVICE_NET};
+	struct vmm_request req = {.device = {.kind = VMM_DEVICE_NET, .offloads = KVM_TAP_OFFLOADS}};
 	unsigned int mac[6];
 	char text[32];
+	int r;
 
-	if (nic->kind == HV_NIC_STREAM)
+	if (nic->kind == HV_NIC_STREAM) {
 		req.device.flags = VMM_NET_STREAM;
+		req.device.offloads = 0;
+	}
 	snprintf(text, sizeof(text), HV_NIC_MAC, (unsigned int)index);
 	if (sscanf(text, "%x:%x:%x:%x:%x:%x", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4],
 		   &mac[5]) != 6)
-		return -EINVAL;
+		return err_say(err, -EINVAL, "'%s' is no hardware address", text);
 	for (size_t i = 0; i < ARRAY_SIZE(mac); i++)
 		req.device.mac[i] = (uint8_t)mac[i];
-	return kvm_send_device(k, &req, nic->fd, err);
+	r = nic->kind == HV_NIC_TAP ? kvm_prepare_tap(nic->fd, KVM_TAP_OFFLOADS, err) : 0;
+	return r ? r : kvm_send_device(k, &req, nic->fd, err);
 }
 
 static int kvm_send_devices(struct hv_vm *vm, int fs_fd, struct err *err)

@@ -16,6 +16,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/fs.h>
+#include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
@@ -77,6 +78,7 @@ static const struct confine_call confine_calls[] = {
 	{ON_LOOP, SYS_fcntl, ARG_IS, 1, F_GETFL, "streams do not block"},
 	{ON_LOOP, SYS_fcntl, ARG_IS, 1, F_SETFL, "streams do not block"},
 	{ON_LOOP, SYS_ioctl, ARG_IS, 1, TCGETS, "is this stream a terminal?"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, TUNSETOFFLOAD, "what the guest's driver can take"},
 	{ON_WORKER, SYS_preadv, .why = "block and file reads"},
 	{ON_WORKER, SYS_pwritev, .why = "block and file writes"},
 	{ON_WORKER, SYS_preadv2, .why = "the same with flags"},

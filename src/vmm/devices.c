@@ -2,10 +2,12 @@
 #include "devices.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "cleanup.h"
 #include "dev/balloon.h"
 #include "dev/blk.h"
+#include "dev/net.h"
 #include "dev/rng.h"
 #include "util.h"
 
@@ -37,13 +39,26 @@ static int devices_new_blk(const struct vmm_request *req, int *fds, struct virti
 		ret, err);
 }
 
+static int devices_new_net(const struct vmm_request *req, int *fds, struct virtio_device **ret,
+			   struct err *err)
+{
+	struct virtio_net_params p = {.offloads = req->device.offloads};
+
+	memcpy(p.mac, req->device.mac, sizeof(p.mac));
+	p.tap_fd = take_fd(&fds[0]);
+	return virtio_net_new(&p, ret, err);
+}
+
 static const struct {
 	size_t nr_fds;
 	devices_new_fn fn;
 } devices_table[VMM_DEVICE_MAX] = {
 	[VMM_DEVICE_VSOCK] = {0, NULL}, /* see streams.h */
-	[VMM_DEVICE_RNG] = {0, devices_new_rng}, [VMM_DEVICE_BALLOON] = {0, devices_new_balloon},
-	[VMM_DEVICE_BLK] = {1, devices_new_blk}, [VMM_DEVICE_FS] = {1, NULL},
+	[VMM_DEVICE_FS] = {1, NULL},	/* see session.c */
+	[VMM_DEVICE_RNG] = {0, devices_new_rng},
+	[VMM_DEVICE_BALLOON] = {0, devices_new_balloon},
+	[VMM_DEVICE_BLK] = {1, devices_new_blk},
+	[VMM_DEVICE_NET] = {1, devices_new_net},
 };
 
 size_t devices_nr_fds(uint32_t kind)

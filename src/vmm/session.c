@@ -22,11 +22,14 @@
 #include "io.h"
 #include "log.h"
 #include "machine.h"
+#include "netstream.h"
 #include "outbox.h"
 #include "streams.h"
 
 /* Of the descriptors that this process may have; streams and devices need theirs. */
 #define SESSION_FS_FILES_MAX 12288
+
+#define SESSION_NETSTREAMS_MAX 8
 
 enum session_state { SESSION_EMPTY, SESSION_BUILDING, SESSION_RUNNING, SESSION_OVER };
 
@@ -39,6 +42,8 @@ struct session {
 	struct machine *machine; /* owned */
 	struct outbox outbox;
 	struct streams streams;
+	unsigned int nr_netstreams;
+	struct netstream *netstreams[SESSION_NETSTREAMS_MAX]; /* owned */
 };
 
 static void session_tell(struct session *s, enum vmm_event_kind kind, int error, const char *text)
@@ -132,6 +137,24 @@ static int session_new_fs(struct session *s, const struct vmm_request *req, int 
 	return virtiofs_new(&params, ret, err);
 }
 
+/* A stream is turned into what the device takes for a tap. */
+static int session_new_net(struct session *s, const struct vmm_request *req, int *fds,
+			   struct virtio_device **ret, struct err *err)
+{
+	int r;
+
+	if (req->device.flags & VMM_NET_STREAM) {
+		if (s->nr_netstreams == ARRAY_SIZE(s->netstreams))
+			return err_say(err, -ENOSPC, "too many network streams");
+		r = netstream_new(s->loop, take_fd(&fds[0]), &s->netstreams[s->nr_netstreams],
+				  &fds[0], err);
+		if (r)
+			return r;
+		s->nr_netstreams++;
+	}
+	return devices_new(req, fds, ret, err);
+}
+
 static int session_new_device(struct session *s, const struct vmm_request *req, int *fds,
 			      struct virtio_device **ret, struct err *err)
 {
@@ -140,6 +163,8 @@ static int session_new_device(struct session *s, const struct vmm_request *req, 
 		return streams_new_device(&s->streams, req->device.cid, ret, err);
 	case VMM_DEVICE_FS:
 		return session_new_fs(s, req, fds, ret, err);
+	case VMM_DEVICE_NET:
+		return session_new_net(s, req, fds, ret, err);
 	default:
 		return devices_new(req, fds, ret, err);
 	}
@@ -378,6 +403,8 @@ void session_free(struct session *s)
 	/* Ends streams; what they still say goes nowhere. */
 	machine_free(s->machine);
 	streams_done(&s->streams);
+	for (unsigned int i = 0; i < s->nr_netstreams; i++)
+		netstream_free(s->netstreams[i]);
 	outbox_done(&s->outbox);
 	cleanup_closep(&s->sock);
 	free(s);

@@ -37,13 +37,13 @@ enum vmm_device_kind {
 	VMM_DEVICE_RNG,	      /* no descriptor */
 	VMM_DEVICE_BALLOON,   /* no descriptor */
 	VMM_DEVICE_BLK,	      /* the file or block device; tag: its serial number */
-	VMM_DEVICE_NET,	      /* the tap, or with VMM_NET_STREAM a socket; mac */
-	VMM_DEVICE_FS,	      /* the channel to harpoon-fs; tag */
+	VMM_DEVICE_NET, /* the tap, its offloads set as said, or with VMM_NET_STREAM a socket; mac */
+	VMM_DEVICE_FS,	/* the channel to harpoon-fs; tag */
 	VMM_DEVICE_MAX
 };
 
 #define VMM_BLK_READ_ONLY 0x1u
-#define VMM_NET_STREAM 0x2u
+#define VMM_NET_STREAM 0x2u /* see netstream.h */
 
 #define VMM_STREAM_READS 0x1u
 #define VMM_STREAM_WRITES 0x2u
@@ -67,6 +67,7 @@ struct vmm_request {
 			uint32_t kind;
 			uint32_t flags;
 			uint64_t cid;
+			uint32_t offloads; /* TUN_F_* */
 			uint8_t mac[6];
 			char tag[VMM_TAG_MAX + 1];
 		} device;

@@ -1,4 +1,5 @@
 /* Unit tests of src/vmm: what needs no /dev/kvm. Boot data, processors, kernel loader, bus, serial port. */
+#include <arpa/inet.h>
 #include <asm/bootparam.h>
 #include <elf.h>
 #include <errno.h>
@@ -22,9 +23,11 @@
 #include "cleanup.h"
 #include "confine.h"
 #include "cpuid.h"
+#include "io.h"
 #include "kernel.h"
 #include "layout.h"
 #include "mptable.h"
+#include "netstream.h"
 #include "serial.h"
 
 #define RAM (8u << 20)
@@ -612,6 +615,138 @@ static void test_serial_registers(void **state)
 	serial_done(&s);
 }
 
+/* ---- network streams ---- */
+
+struct net {
+	struct loop *loop;
+	struct netstream *n;
+	int peer, device;
+};
+
+static struct net net_new(void)
+{
+	struct net t = {.loop = loop_new()};
+	struct err err = {0};
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+	assert_int_equal(netstream_new(t.loop, pair[0], &t.n, &t.device, &err), 0);
+	t.peer = pair[1];
+	io_set_nonblock(t.peer, true);
+	return t;
+}
+
+static void net_done(struct net *t)
+{
+	netstream_free(t->n);
+	loop_free(t->loop);
+	close(t->peer);
+	close(t->device);
+}
+
+static void net_run(struct net *t)
+{
+	for (int i = 0; i < 5; i++)
+		loop_run_once(t->loop, 0);
+}
+
+static size_t put_frame(uint8_t *out, uint32_t len, uint8_t fill)
+{
+	uint32_t head = htonl(len);
+
+	memcpy(out, &head, 4);
+	memset(out + 4, fill, len);
+	return 4 + len;
+}
+
+/* However the bytes come: each frame is one message, a zero header before it. */
+static void test_netstream_to_device(void **state)
+{
+	struct net t = net_new();
+	uint8_t all[4000], got[2000];
+	size_t len = put_frame(all, 60, 'a');
+
+	len += put_frame(all + len, 1514, 'b');
+	len += put_frame(all + len, 14, 'c');
+	for (size_t i = 0; i < len; i += 7) {
+		assert_true(write(t.peer, all + i, MIN(7, len - i)) > 0);
+		loop_run_once(t.loop, 0);
+	}
+	net_run(&t);
+	assert_int_equal(recv(t.device, got, sizeof(got), MSG_DONTWAIT), 12 + 60);
+	assert_memory_equal(got, "\0\0\0\0\0\0\0\0\0\0\0\0aaaa", 16);
+	assert_int_equal(recv(t.device, got, sizeof(got), MSG_DONTWAIT), 12 + 1514);
+	assert_int_equal(got[12 + 1513], 'b');
+	assert_int_equal(recv(t.device, got, sizeof(got), MSG_DONTWAIT), 12 + 14);
+	assert_int_equal(recv(t.device, got, sizeof(got), MSG_DONTWAIT), -1);
+	net_done(&t);
+}
+
+static void test_netstream_to_stream(void **state)
+{
+	struct net t = net_new();
+	uint8_t frame[12 + 1514] = {0}, got[4000];
+	uint32_t len;
+
+	memset(frame + 12, 'x', 1514);
+	assert_int_equal(send(t.device, frame, 12 + 5, 0), 12 + 5); /* no frame */
+	assert_int_equal(send(t.device, frame, sizeof(frame), 0), sizeof(frame));
+	assert_int_equal(send(t.device, frame, 12 + 60, 0), 12 + 60);
+	net_run(&t);
+	assert_int_equal(read(t.peer, got, sizeof(got)), 4 + 1514 + 4 + 60);
+	memcpy(&len, got, 4);
+	assert_int_equal(ntohl(len), 1514);
+	assert_memory_equal(got + 4, frame + 12, 1514);
+	memcpy(&len, got + 4 + 1514, 4);
+	assert_int_equal(ntohl(len), 60);
+	net_done(&t);
+}
+
+/* Neither side reads: nothing is lost that was taken, nothing spins, and it goes on afterwards. */
+static void test_netstream_stalls(void **state)
+{
+	struct net t = net_new();
+	uint8_t frame[12 + 1500] = {0}, got[4 + 1500];
+	unsigned int sent = 0, received = 0;
+	uint64_t before;
+
+	for (unsigned int refused = 0; refused < 50; loop_run_once(t.loop, 0)) {
+		if (send(t.device, frame, sizeof(frame), MSG_DONTWAIT) > 0)
+			sent++;
+		else
+			refused++;
+	}
+	net_run(&t);
+	before = util_now_ns();
+	loop_run_once(t.loop, 30);
+	assert_true(util_now_ns() - before > 25 * 1000000ull);
+	while (read(t.peer, got, sizeof(got)) == sizeof(got)) {
+		received++;
+		net_run(&t);
+	}
+	assert_int_equal(received, sent);
+	net_done(&t);
+}
+
+static void test_netstream_refuses(void **state)
+{
+	static const uint32_t lengths[] = {0, 13, 65551, UINT32_MAX};
+
+	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+		struct net t = net_new();
+		uint32_t head = htonl(lengths[i]);
+		uint8_t byte;
+
+		assert_int_equal(write(t.peer, &head, 4), 4);
+		net_run(&t);
+		assert_int_equal(read(t.peer, &byte, 1), 0);
+		/* The device's side stays, with nobody behind it. */
+		assert_int_equal(recv(t.device, &byte, 1, MSG_DONTWAIT), -1);
+		assert_int_equal(errno, EAGAIN);
+		net_done(&t);
+	}
+}
+
 /* ---- system call filters ---- */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -789,6 +924,10 @@ int main(void)
 		cmocka_unit_test(test_serial_sends),
 		cmocka_unit_test(test_serial_slow_reader),
 		cmocka_unit_test(test_serial_registers),
+		cmocka_unit_test(test_netstream_to_device),
+		cmocka_unit_test(test_netstream_to_stream),
+		cmocka_unit_test(test_netstream_stalls),
+		cmocka_unit_test(test_netstream_refuses),
 		cmocka_unit_test(test_filters),
 	};
 
