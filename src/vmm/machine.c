@@ -19,6 +19,7 @@
 #include "mmio.h"
 #include "ports.h"
 #include "serial.h"
+#include "snapshot.h"
 
 #define MACHINE_DEVICES_MAX 24
 #define MACHINE_PAGE 4096u
@@ -39,6 +40,7 @@ struct machine {
 	bool pausing, ended;
 	unsigned int nr_devices;
 	struct virtio_mmio *devices[MACHINE_DEVICES_MAX]; /* owned */
+	struct arch_msr_list msrs;
 	struct machine_env env;
 	struct virtio_env virtio_env;
 	char cmdline[MACHINE_CMDLINE_MAX + 1];
@@ -106,6 +108,9 @@ static int machine_build(struct machine *m, const struct machine_config *c, stru
 	if (snprintf(m->cmdline, sizeof(m->cmdline), "%s", c->cmdline) >= (int)sizeof(m->cmdline))
 		return err_say(err, -E2BIG, "the kernel's command line is too long");
 	r = machine_create_vm(m, err);
+	if (r)
+		return r;
+	r = arch_msr_list_get(m->kvm_fd, &m->msrs, err);
 	if (r)
 		return r;
 	nr = arch_memory_layout(c->mem_bytes, ranges);
@@ -264,6 +269,14 @@ static int machine_start_devices(struct machine *m, struct err *err)
 	return 0;
 }
 
+/* Kernel and initrd are in guest memory; /dev/kvm itself is not needed once the vCPUs are there. */
+static void machine_close_sources(struct machine *m)
+{
+	cleanup_closep(&m->kernel_fd);
+	cleanup_closep(&m->initrd_fd);
+	cleanup_closep(&m->kvm_fd);
+}
+
 int machine_start(struct machine *m, const struct machine_env *env, struct err *err)
 {
 	int r = arch_boot(&m->mem, m->vcpus.vcpus[0]->fd,
@@ -276,14 +289,51 @@ int machine_start(struct machine *m, const struct machine_env *env, struct err *
 			  },
 			  err);
 
-	/* Both are in guest memory now; /dev/kvm itself is not needed once the vCPUs are there. */
-	cleanup_closep(&m->kernel_fd);
-	cleanup_closep(&m->initrd_fd);
-	cleanup_closep(&m->kvm_fd);
+	machine_close_sources(m);
 	m->env = *env;
 	if (!r)
 		r = machine_start_devices(m, err);
 	return r ? r : vcpus_start(&m->vcpus, machine_init_vcpu, m, err);
+}
+
+static struct snapshot_parts machine_parts(struct machine *m)
+{
+	return (struct snapshot_parts){.vm_fd = m->vm_fd,
+				       .vcpus = &m->vcpus,
+				       .msrs = &m->msrs,
+				       .mem = &m->mem,
+				       .devices = m->devices,
+				       .nr_devices = m->nr_devices,
+				       .mem_bytes = m->mem_bytes};
+}
+
+int machine_restore(struct machine *m, int state_fd, int memory_fd, const struct machine_env *env,
+		    struct err *err)
+{
+	const struct snapshot_parts parts = machine_parts(m);
+	int r = snapshot_restore_memory(&parts, memory_fd, err);
+
+	machine_close_sources(m);
+	m->env = *env;
+	if (!r)
+		r = machine_start_devices(m, err);
+	if (!r)
+		r = snapshot_restore(&parts, state_fd, err);
+	return r ? r : vcpus_start(&m->vcpus, machine_init_vcpu, m, err);
+}
+
+int machine_save(struct machine *m, int fd, struct err *err)
+{
+	const struct snapshot_parts parts = machine_parts(m);
+
+	return snapshot_save(&parts, fd, err);
+}
+
+int machine_save_memory(struct machine *m, int fd, uint64_t *ret_bytes, struct err *err)
+{
+	const struct snapshot_parts parts = machine_parts(m);
+
+	return snapshot_save_memory(&parts, fd, ret_bytes, err);
 }
 
 void machine_run(struct machine *m)

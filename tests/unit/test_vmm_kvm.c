@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -467,6 +468,117 @@ static void test_freed_while_running(void **state)
 	finish(&f);
 }
 
+static int make_file(void)
+{
+	int fd = memfd_create("saved", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+/* A saved machine goes on in another one, any number of times, and the file stays as it is. */
+static void test_save_and_restore(void **state)
+{
+	int state_fd = make_file(), memory_fd = make_file();
+	struct fixture f = {0};
+	struct err err = {0};
+	uint64_t count, bytes, kept;
+	struct stat st;
+
+	create(&f, guest_counts, guest_counts_end, 64u << 20, 2);
+	start(&f);
+	machine_run(f.machine);
+	wait_for_count(&f, 1000);
+	machine_pause(f.machine);
+	run_until(&f, &f.is_paused);
+	count = peek(&f, COUNTER);
+	if (machine_save(f.machine, state_fd, &err) ||
+	    machine_save_memory(f.machine, memory_fd, &bytes, &err))
+		fail_msg("%s", err.msg);
+	assert_int_equal(fstat(memory_fd, &st), 0);
+	assert_int_equal(st.st_size, 64u << 20);
+	/* Holes where nothing is. */
+	assert_true(bytes < (1u << 20) && (uint64_t)st.st_blocks * 512 < (1u << 20));
+	/* The saved one goes on as well. */
+	machine_run(f.machine);
+	wait_for_count(&f, count);
+	finish(&f);
+
+	for (int i = 0; i < 3; i++) {
+		f = (struct fixture){0};
+		create(&f, guest_says_hi, guest_says_hi_end, 64u << 20, 2);
+		if (machine_restore(f.machine, state_fd, memory_fd, &(struct machine_env){0}, &err))
+			fail_msg("%s", err.msg);
+		assert_int_equal(peek(&f, COUNTER), count);
+		machine_run(f.machine);
+		wait_for_count(&f, count + 1000);
+		poke(&f, FLAG, 1);
+		run_until(&f, &f.is_over);
+		assert_int_equal(f.end.kind, VCPUS_END_RESET);
+		finish(&f);
+		assert_int_equal(pread(memory_fd, &kept, sizeof(kept), COUNTER), sizeof(kept));
+		assert_int_equal(kept, count);
+	}
+	close(state_fd);
+	close(memory_fd);
+}
+
+static int try_restore(int state_fd, int memory_fd, uint64_t mem_bytes, unsigned int nr_vcpus)
+{
+	struct fixture f = {0};
+	struct err err = {0};
+	int r;
+
+	create(&f, guest_counts, guest_counts_end, mem_bytes, nr_vcpus);
+	r = machine_restore(f.machine, state_fd, memory_fd, &(struct machine_env){0}, &err);
+	if (r)
+		assert_true(err.msg[0]);
+	finish(&f);
+	return r;
+}
+
+/* Another machine's, cut short, changed: refused with a sentence. */
+static void test_restore_refuses(void **state)
+{
+	int state_fd = make_file(), memory_fd = make_file(), other = make_file();
+	cleanup_free uint8_t *all = NULL;
+	struct fixture f = {0};
+	struct err err = {0};
+	struct stat st;
+	uint64_t bytes;
+
+	create(&f, guest_counts, guest_counts_end, 64u << 20, 1);
+	start(&f);
+	machine_run(f.machine);
+	machine_pause(f.machine);
+	run_until(&f, &f.is_paused);
+	assert_int_equal(machine_save(f.machine, state_fd, &err), 0);
+	assert_int_equal(machine_save_memory(f.machine, memory_fd, &bytes, &err), 0);
+	finish(&f);
+	assert_int_equal(try_restore(state_fd, memory_fd, 64u << 20, 1), 0);
+	assert_int_equal(try_restore(state_fd, memory_fd, 64u << 20, 2), -EPROTO);
+	assert_int_equal(try_restore(state_fd, memory_fd, 65u << 20, 1), -EPROTO);
+	assert_int_equal(try_restore(state_fd, other, 64u << 20, 1), -EPROTO);
+	assert_int_equal(fstat(state_fd, &st), 0);
+	all = xmalloc((size_t)st.st_size);
+	assert_int_equal(pread(state_fd, all, (size_t)st.st_size, 0), st.st_size);
+	for (off_t len = 0; len < st.st_size; len += 1 + len) {
+		assert_int_equal(ftruncate(other, 0), 0);
+		assert_int_equal(pwrite(other, all, (size_t)len, 0), len);
+		assert_int_equal(try_restore(other, memory_fd, 64u << 20, 1), -EPROTO);
+	}
+	/* Bytes of any kind: an answer, whichever. */
+	for (off_t at = 48; at < st.st_size; at += 997) {
+		all[at] ^= 0x55;
+		assert_int_equal(pwrite(other, all, (size_t)st.st_size, 0), st.st_size);
+		try_restore(other, memory_fd, 64u << 20, 1);
+		all[at] ^= 0x55;
+	}
+	close(state_fd);
+	close(memory_fd);
+	close(other);
+}
+
 static void test_refuses(void **state)
 {
 	static const struct machine_callbacks cb = {.on_paused = on_paused, .on_end = on_end};
@@ -566,6 +678,8 @@ int main(void)
 		cmocka_unit_test(test_pause),
 		cmocka_unit_test(test_many_vcpus),
 		cmocka_unit_test(test_freed_while_running),
+		cmocka_unit_test(test_save_and_restore),
+		cmocka_unit_test(test_restore_refuses),
 		cmocka_unit_test(test_refuses),
 		cmocka_unit_test(test_session),
 	};
