@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -39,6 +40,7 @@
 #define KVM_TAP_HEADER 12
 #define KVM_TAP_OFFLOADS (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
 #define KVM_CALL_TIMEOUT_NS 5000000000ull
+#define KVM_SAVE_TIMEOUT_NS 60000000000ull
 /* Streams, and files that harpoon-fs lets it read and write directly. */
 #define KVM_FILES_MAX 16384
 /* The loop, the vCPUs, a worker for each queue that may block. */
@@ -54,7 +56,10 @@ struct kvm {
 	struct loop_watch *watch;
 	struct list streams; /* of struct kvm_stream */
 	bool running, greeted;
-	enum vmm_event_kind expected; /* the answer to a pause or resume; 0 = none */
+	enum vmm_event_kind expected; /* the answer to a pause, resume or save; 0 = none */
+	hv_saved_fn on_saved;
+	void *saved_ctx;
+	uint64_t saved_bytes;
 	struct loop_timer call_timer;
 	/* A callback further up may have had the VM freed: > 0 keeps this struct. */
 	unsigned int depth;
@@ -205,6 +210,8 @@ static bool kvm_is_due(struct kvm *k, const struct vmm_event *e)
 		return k->running && !k->greeted && e->len <= sizeof(e->hello);
 	case VMM_EVENT_PAUSED:
 	case VMM_EVENT_RESUMED:
+	case VMM_EVENT_SAVED:
+	case VMM_EVENT_SAVED_MEMORY:
 		return k->expected == e->kind;
 	case VMM_EVENT_STREAM_DONE:
 		return e->error <= 0 && kvm_find_stream(k, e->stream);
@@ -228,10 +235,19 @@ static int kvm_handle(struct kvm *k, const struct vmm_event *e)
 	case VMM_EVENT_RUNNING:
 		k->running = true;
 		k->vm->ready.host_kernel_ns = util_now_ns();
+		/* A clone's agent has greeted before it was saved. */
+		k->greeted = k->vm->tmpl;
+		hv_clone_runs(k->vm);
 		break;
 	case VMM_EVENT_HELLO:
 		k->greeted = true;
+		if (k->vm->params.birth == HV_BIRTH_TEMPLATE)
+			hv_record(k->vm, e->hello, e->len);
 		hv_greeted(k->vm, e->hello, e->len);
+		break;
+	case VMM_EVENT_SAVED:
+		kvm_call_answered(k);
+		k->on_saved(k->saved_ctx, NULL);
 		break;
 	case VMM_EVENT_STREAM_DONE:
 		kvm_stream_over(kvm_find_stream(k, e->stream), e->error);
@@ -483,11 +499,23 @@ static int kvm_open_console(struct hv_vm *vm, int *ret_theirs, struct err *err)
 			   (size_t)vm->params.config->console_log_kib * 1024, &vm->console, err);
 }
 
+static int kvm_send_start(struct hv_vm *vm)
+{
+	struct vmm_request start = {.op = VMM_OP_START};
+	struct vmm_request restore = {.op = VMM_OP_RESTORE};
+
+	if (vm->tmpl)
+		return kvm_send(vm->backend, &restore,
+				(const int[]){vm->tmpl->state_fd, vm->tmpl->memory_fd}, 2);
+	if (vm->params.birth == HV_BIRTH_TEMPLATE)
+		start.start.flags = VMM_START_SAVABLE;
+	return kvm_send(vm->backend, &start, NULL, 0);
+}
+
 static int kvm_start(struct hv_vm *vm, int fs_fd, struct err *err)
 {
 	cleanup(kvm_fds_done) struct kvm_fds f = {{-1, -1, -1, -1}};
 	cleanup_close int theirs = -1;
-	struct vmm_request start = {.op = VMM_OP_START};
 	struct kvm *k = vm->backend;
 	int r = kvm_open_files(vm->params.config, &f, err);
 
@@ -503,7 +531,7 @@ static int kvm_start(struct hv_vm *vm, int fs_fd, struct err *err)
 		r = kvm_send_devices(vm, fs_fd, err);
 	if (r)
 		return r;
-	r = kvm_send(k, &start, NULL, 0);
+	r = kvm_send_start(vm);
 	if (r)
 		return err_set(err, r, "start the guest");
 	hv_channel_opened(vm);
@@ -540,6 +568,72 @@ static int kvm_pause(struct hv_vm *vm, struct err *err)
 static int kvm_resume(struct hv_vm *vm, struct err *err)
 {
 	return kvm_call(vm, VMM_OP_RESUME, VMM_EVENT_RESUMED, err);
+}
+
+/* ---- templates ---- */
+
+/* The program itself: what it makes of a machine is its own matter. */
+static int kvm_describe(const struct hv_params *p, FILE *f, struct err *err)
+{
+	struct stat st;
+	size_t nr_taps = 0;
+
+	if (stat(p->config->vmm, &st))
+		return err_set(err, -errno, "harpoon-vmm '%s'", p->config->vmm);
+	for (size_t i = 0; i < p->nr_nics; i++)
+		nr_taps += p->nics[i].kind == HV_NIC_TAP;
+	fprintf(f, "vmm ino=%ju size=%jd mtime=%jd.%09ld ctime=%jd.%09ld\n", (uintmax_t)st.st_ino,
+		(intmax_t)st.st_size, (intmax_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec,
+		(intmax_t)st.st_ctim.tv_sec, st.st_ctim.tv_nsec);
+	fprintf(f, "control %u\nkernel_args %s\ntaps %zu\nstreams %zu\n", VMM_CONTROL_VERSION,
+		p->config->kernel_args, nr_taps, p->nr_nics - nr_taps);
+	return 0;
+}
+
+static int kvm_save(struct hv_vm *vm, int state_fd, hv_saved_fn done, void *ctx, struct err *err)
+{
+	struct vmm_request req = {.op = VMM_OP_SAVE};
+	struct kvm *k = vm->backend;
+	int r = k->expected || !k->running ? -EAGAIN : kvm_send(k, &req, &state_fd, 1);
+
+	if (r)
+		return err_set(err, r, "save the guest");
+	k->on_saved = done;
+	k->saved_ctx = ctx;
+	k->expected = VMM_EVENT_SAVED;
+	loop_timer_arm(vm->loop, &k->call_timer, KVM_SAVE_TIMEOUT_NS, kvm_on_call_timeout, k);
+	return 0;
+}
+
+/* Waits for it: whoever makes a template does nothing else. */
+static int kvm_save_memory(struct hv_vm *vm, int memory_fd, uint64_t *ret_bytes, struct err *err)
+{
+	struct vmm_request req = {.op = VMM_OP_SAVE_MEMORY};
+	struct kvm *k = vm->backend;
+	struct pollfd pfd = {.fd = k->sock, .events = POLLIN};
+	struct vmm_event e;
+	int r = kvm_send(k, &req, &memory_fd, 1);
+
+	if (r)
+		return err_set(err, r, "save the guest's memory");
+	do
+		r = poll(&pfd, 1, (int)(KVM_SAVE_TIMEOUT_NS / 1000000));
+	while (r < 0 && errno == EINTR);
+	if (r <= 0)
+		return err_say(err, -ETIMEDOUT, "harpoon-vmm does not save the guest's memory");
+	r = kvm_receive(k, &e);
+	if (r > 0 && e.kind == VMM_EVENT_FAILED)
+		kvm_on_end(k, &e);
+	if (r <= 0 || e.kind != VMM_EVENT_SAVED_MEMORY)
+		return err_say(err, -EPROTO, "harpoon-vmm does not save the guest's memory: %.200s",
+			       k->end_text);
+	*ret_bytes = e.value;
+	return 0;
+}
+
+static uint32_t kvm_tsc_khz(const struct hv_vm *vm)
+{
+	return 0;
 }
 
 /* Its last words, without a callback: a stream's end is noted, for the socket's end to tell. */
@@ -608,6 +702,10 @@ const struct hv_ops hv_kvm_ops = {
 	.start = kvm_start,
 	.pause = kvm_pause,
 	.resume = kvm_resume,
+	.describe = kvm_describe,
+	.save = kvm_save,
+	.save_memory = kvm_save_memory,
+	.tsc_khz = kvm_tsc_khz,
 	.attach = kvm_attach,
 	.detach = kvm_detach,
 	.explain_exit = kvm_explain_exit,

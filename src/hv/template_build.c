@@ -52,6 +52,9 @@ static int build_check_channel(const struct hv_vm *vm)
 
 	if (vm->record_len > sizeof(vm->record))
 		return -E2BIG;
+	/* The greeting itself, which was looked at when it came. */
+	if (!vm->mux)
+		return 0;
 	while (vm->record_len - at >= MUX_HEADER_LEN) {
 		struct mux_frame f;
 

@@ -39,6 +39,8 @@ struct session {
 	struct loop_watch *watch;
 	bool confined;
 	enum session_state state;
+	int save_fd; /* owned; where the state goes once the vCPUs stand still, -1 = nowhere */
+	bool savable, saved;
 	struct machine *machine; /* owned */
 	struct outbox outbox;
 	struct streams streams;
@@ -64,7 +66,21 @@ static void session_over(struct session *s)
 
 static void session_on_paused(void *ctx)
 {
-	session_tell(ctx, VMM_EVENT_PAUSED, 0, "");
+	struct session *s = ctx;
+	cleanup_close int fd = take_fd(&s->save_fd);
+	struct err err = {0};
+
+	if (fd < 0) {
+		session_tell(s, VMM_EVENT_PAUSED, 0, "");
+		return;
+	}
+	if (machine_save(s->machine, fd, &err)) {
+		session_tell(s, VMM_EVENT_FAILED, err.code, err.msg);
+		session_over(s);
+		return;
+	}
+	s->saved = true;
+	session_tell(s, VMM_EVENT_SAVED, 0, "");
 }
 
 static void session_on_end(void *ctx, const struct vcpus_end *end)
@@ -194,21 +210,63 @@ static void session_init_thread(void *ctx, enum machine_thread kind, const char 
 	}
 }
 
-static int session_start(struct session *s, const struct vmm_request *req, int *fds,
-			 struct err *err)
+/* The machine and all its threads are there; from here on nothing of ours needs more than serving takes. */
+static int session_run(struct session *s, struct err *err)
 {
-	const struct machine_env env = {.thread_init = session_init_thread, .ctx = s};
-	int r = machine_start(s->machine, &env, err);
+	int r = s->confined ? confine_thread(s->savable ? CONFINE_SAVER : CONFINE_LOOP, err) : 0;
 
-	/* All threads are there; from here on nothing of ours needs more than serving takes. */
-	if (!r && s->confined)
-		r = confine_thread(CONFINE_LOOP, err);
 	if (r)
 		return r;
 	s->state = SESSION_RUNNING;
 	session_tell(s, VMM_EVENT_RUNNING, 0, "");
 	machine_run(s->machine);
 	return 0;
+}
+
+static int session_start(struct session *s, const struct vmm_request *req, int *fds,
+			 struct err *err)
+{
+	const struct machine_env env = {.thread_init = session_init_thread, .ctx = s};
+	int r = machine_start(s->machine, &env, err);
+
+	s->savable = req->start.flags & VMM_START_SAVABLE;
+	return r ? r : session_run(s, err);
+}
+
+static int session_restore(struct session *s, const struct vmm_request *req, int *fds,
+			   struct err *err)
+{
+	const struct machine_env env = {.thread_init = session_init_thread, .ctx = s};
+	int r = machine_restore(s->machine, fds[0], fds[1], &env, err);
+
+	if (r)
+		return r;
+	streams_resume(&s->streams);
+	/* No copy of them stays with a guest. */
+	cleanup_closep(&fds[0]);
+	cleanup_closep(&fds[1]);
+	return session_run(s, err);
+}
+
+static int session_save(struct session *s, const struct vmm_request *req, int *fds, struct err *err)
+{
+	if (!s->savable || s->saved || s->save_fd >= 0)
+		return err_say(err, -EPROTO, "this machine is not to be saved");
+	s->save_fd = take_fd(&fds[0]);
+	machine_pause(s->machine);
+	return 0;
+}
+
+static int session_save_memory(struct session *s, const struct vmm_request *req, int *fds,
+			       struct err *err)
+{
+	struct vmm_event e = {.kind = VMM_EVENT_SAVED_MEMORY};
+	int r = s->saved ? machine_save_memory(s->machine, fds[0], &e.value, err)
+			 : err_say(err, -EPROTO, "its state was not saved");
+
+	if (!r)
+		outbox_send(&s->outbox, &e);
+	return r;
 }
 
 static int session_pause(struct session *s, const struct vmm_request *req, int *fds,
@@ -221,6 +279,8 @@ static int session_pause(struct session *s, const struct vmm_request *req, int *
 static int session_resume(struct session *s, const struct vmm_request *req, int *fds,
 			  struct err *err)
 {
+	if (s->saved || s->save_fd >= 0)
+		return err_say(err, -EPROTO, "a saved machine stands still");
 	machine_run(s->machine);
 	session_tell(s, VMM_EVENT_RESUMED, 0, "");
 	return 0;
@@ -259,6 +319,9 @@ static const struct {
 	[VMM_OP_MACHINE] = {"MACHINE", SESSION_EMPTY, session_machine},
 	[VMM_OP_DEVICE] = {"DEVICE", SESSION_BUILDING, session_device},
 	[VMM_OP_START] = {"START", SESSION_BUILDING, session_start},
+	[VMM_OP_RESTORE] = {"RESTORE", SESSION_BUILDING, session_restore},
+	[VMM_OP_SAVE] = {"SAVE", SESSION_RUNNING, session_save},
+	[VMM_OP_SAVE_MEMORY] = {"SAVE_MEMORY", SESSION_RUNNING, session_save_memory},
 	[VMM_OP_PAUSE] = {"PAUSE", SESSION_RUNNING, session_pause},
 	[VMM_OP_RESUME] = {"RESUME", SESSION_RUNNING, session_resume},
 	[VMM_OP_ATTACH] = {"ATTACH", SESSION_RUNNING, session_attach},
@@ -274,6 +337,11 @@ static size_t session_count_fds(const struct vmm_request *req)
 		return 4;
 	case VMM_OP_DEVICE:
 		return devices_nr_fds(req->device.kind);
+	case VMM_OP_RESTORE:
+		return 2;
+	case VMM_OP_SAVE:
+	case VMM_OP_SAVE_MEMORY:
+		return 1;
 	case VMM_OP_ATTACH:
 		if (flags & VMM_STREAM_ONE)
 			return 1;
@@ -381,7 +449,7 @@ int session_new(struct loop *loop, int sock, bool confined, struct session **ret
 	cleanup(session_freep) struct session *s = xcalloc(1, sizeof(*s));
 	int r = io_set_nonblock(sock, true);
 
-	*s = (struct session){.loop = loop, .sock = sock, .confined = confined};
+	*s = (struct session){.loop = loop, .sock = sock, .save_fd = -1, .confined = confined};
 	outbox_init(&s->outbox, sock, NULL);
 	if (!r)
 		r = streams_init(&s->streams, loop, &cb, s);
@@ -406,6 +474,7 @@ void session_free(struct session *s)
 	for (unsigned int i = 0; i < s->nr_netstreams; i++)
 		netstream_free(s->netstreams[i]);
 	outbox_done(&s->outbox);
+	cleanup_closep(&s->save_fd);
 	cleanup_closep(&s->sock);
 	free(s);
 }

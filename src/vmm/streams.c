@@ -138,6 +138,13 @@ static void streams_on_greeted(void *ctx, int error)
 	s->cb.on_hello(s->ctx, hello, n > 0 ? (size_t)n : 0);
 }
 
+void streams_resume(struct streams *s)
+{
+	s->greeting = s->greeted = true;
+	cleanup_closep(&s->hello_r);
+	cleanup_closep(&s->hello_w);
+}
+
 /* No container runs before the agent has greeted: the first to come is the agent. */
 static int streams_on_connect(void *ctx, uint32_t host_port, uint32_t guest_port,
 			      struct vsock_accept *ret)

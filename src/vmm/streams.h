@@ -41,6 +41,8 @@ void streams_done(struct streams *s);
 /* The device that carries them, once. */
 int streams_new_device(struct streams *s, uint64_t cid, struct virtio_device **ret,
 		       struct err *err);
+/* The agent has greeted in an earlier life: streams connect at once. */
+void streams_resume(struct streams *s);
 /* rfd, wfd: taken over. A failure is reported by on_done, as everything about streams is. */
 void streams_attach(struct streams *s, uint32_t id, int rfd, int wfd);
 /* Nothing when it has ended. */

@@ -2,7 +2,7 @@
  * Control protocol between the shim (hv/kvm.c) and harpoon-vmm, over one SOCK_SEQPACKET socket pair: fixed-size
  * messages, requests with descriptors one way, events without any the other way. End of file ends the VM.
  *
- * Order: MACHINE, DEVICE any number of times, START; then the rest in any order. A request that fails
+ * Order: MACHINE, DEVICE any number of times, START or RESTORE; then the rest in any order. A request that fails
  * before the guest runs is answered by FAILED, with a sentence, and the program ends. The shim believes
  * nothing that comes from here: a guest may have taken harpoon-vmm over.
  *
@@ -22,13 +22,21 @@ enum vmm_op {
 	VMM_OP_MACHINE = 1,
 	/* A virtio device in the next slot; descriptors by kind. */
 	VMM_OP_DEVICE,
+	/* flags: VMM_START_*. */
 	VMM_OP_START,
+	/* In place of START: a machine of the same shape that was saved. Descriptors: its state, its memory
+	 * (both read only). Its agent has greeted already. */
+	VMM_OP_RESTORE,
 	VMM_OP_PAUSE,
 	VMM_OP_RESUME,
 	/* Descriptors: rfd if VMM_STREAM_READS, wfd if VMM_STREAM_WRITES; with both and VMM_STREAM_ONE a
 	 * single one stands for the two. */
 	VMM_OP_ATTACH,
 	VMM_OP_DETACH,
+	/* With VMM_START_SAVABLE only. The guest stands still from then on. Descriptor: an empty file. */
+	VMM_OP_SAVE,
+	/* After SAVED. Descriptor: an empty file. */
+	VMM_OP_SAVE_MEMORY,
 	VMM_OP_MAX
 };
 
@@ -41,6 +49,8 @@ enum vmm_device_kind {
 	VMM_DEVICE_FS,	/* the channel to harpoon-fs; tag */
 	VMM_DEVICE_MAX
 };
+
+#define VMM_START_SAVABLE 0x1u
 
 #define VMM_BLK_READ_ONLY 0x1u
 #define VMM_NET_STREAM 0x2u /* see netstream.h */
@@ -75,6 +85,9 @@ struct vmm_request {
 			uint32_t id;
 			uint32_t flags;
 		} stream;
+		struct {
+			uint32_t flags;
+		} start;
 	};
 };
 
@@ -83,9 +96,11 @@ enum vmm_event_kind {
 	VMM_EVENT_HELLO,       /* the agent's greeting: `hello`, `len` bytes */
 	VMM_EVENT_PAUSED,
 	VMM_EVENT_RESUMED,
-	VMM_EVENT_STREAM_DONE, /* `stream` is over: `error` */
-	VMM_EVENT_RESET,       /* the guest reset itself; the program ends */
-	VMM_EVENT_FAILED,      /* `text` says why; the program ends */
+	VMM_EVENT_SAVED,
+	VMM_EVENT_SAVED_MEMORY, /* `value`: bytes that are not zero */
+	VMM_EVENT_STREAM_DONE,	/* `stream` is over: `error` */
+	VMM_EVENT_RESET,	/* the guest reset itself; the program ends */
+	VMM_EVENT_FAILED,	/* `text` says why; the program ends */
 	VMM_EVENT_MAX
 };
 
@@ -96,10 +111,11 @@ struct vmm_event {
 	int32_t error; /* 0 or negative errno */
 	uint32_t stream;
 	uint32_t len;
+	uint64_t value;
 	union {
 		char text[VMM_EVENT_TEXT_MAX]; /* NUL-terminated, by an honest sender */
 		uint8_t hello[VMM_EVENT_TEXT_MAX];
 	};
 };
 
-static_assert(sizeof(struct vmm_event) == 240, "no holes");
+static_assert(sizeof(struct vmm_event) == 248, "no holes");

@@ -823,6 +823,11 @@ static long call_run(void)
 	return syscall(SYS_ioctl, -1, KVM_RUN, 0);
 }
 
+static long call_get_regs(void)
+{
+	return syscall(SYS_ioctl, -1, KVM_GET_REGS, 0);
+}
+
 static long call_fcntl_dup(void)
 {
 	return syscall(SYS_fcntl, 0, F_DUPFD, 0);
@@ -902,6 +907,9 @@ static void test_filters(void **state)
 	assert_false(call_passes(CONFINE_VCPU, call_recvmsg));
 	assert_true(call_passes(CONFINE_LOOP, call_epoll));
 	assert_true(call_passes(CONFINE_LOOP, call_recvmsg));
+	assert_false(call_passes(CONFINE_LOOP, call_get_regs));
+	assert_true(call_passes(CONFINE_SAVER, call_get_regs));
+	assert_true(call_passes(CONFINE_SAVER, call_epoll));
 }
 
 int main(void)
