@@ -73,15 +73,16 @@ void log_write(enum log_level level, const char *comp, const char *fmt, ...)
 	char text[LOG_LINE_MAX / 2], line[LOG_LINE_MAX];
 	unsigned int lost = atomic_exchange(&logger.nr_lost, 0);
 	struct timespec ts;
-	struct tm tm;
+	struct util_date d;
 	va_list ap;
 	size_t n;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
-	gmtime_r(&ts.tv_sec, &tm);
-	n = strftime(line, sizeof(line), "time=\"%Y-%m-%dT%H:%M:%S", &tm);
-	n += (size_t)snprintf(line + n, sizeof(line) - n, ".%03ldZ\" level=%s comp=%s",
-			      ts.tv_nsec / 1000000, log_names[level], comp);
+	d = util_date_of((uint64_t)ts.tv_sec);
+	n = (size_t)snprintf(line, sizeof(line),
+			     "time=\"%04u-%02u-%02uT%02u:%02u:%02u.%03ldZ\" level=%s comp=%s",
+			     d.year, d.month, d.day, d.hour, d.minute, d.second,
+			     ts.tv_nsec / 1000000, log_names[level], comp);
 	if (logger.id[0])
 		n += (size_t)snprintf(line + n, sizeof(line) - n, " id=%s", logger.id);
 	if (lost)

@@ -29,3 +29,11 @@ char *xasprintf(const char *fmt, ...) HARPOON_PRINTF(1, 2);
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t util_now_ns(void);
+
+/* Date and time of day in UTC, years 1970 to 9999. */
+struct util_date {
+	unsigned int year, month, day; /* month and day from 1 */
+	unsigned int hour, minute, second;
+};
+/* gmtime() without the files that the C library opens for it: a jailed process may open none. */
+struct util_date util_date_of(uint64_t seconds_since_1970);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -65,6 +66,28 @@ static void test_log_cannot_be_forged(void **state)
 	assert_ptr_equal(strchr(line, '\n'), line + n - 1);
 	close(p[0]);
 	close(p[1]);
+}
+
+static void test_dates(void **state)
+{
+	/* Every hour of the day and every day of the year come up, to the end of the year 9999. */
+	for (uint64_t t = 0; t < 253402300800ull; t += 86400 * 3 + 3607) {
+		struct util_date d = util_date_of(t);
+		time_t at = (time_t)t;
+		struct tm tm;
+
+		gmtime_r(&at, &tm);
+		assert_int_equal(d.year, tm.tm_year + 1900);
+		assert_int_equal(d.month, tm.tm_mon + 1);
+		assert_int_equal(d.day, tm.tm_mday);
+		assert_int_equal(d.hour, tm.tm_hour);
+		assert_int_equal(d.minute, tm.tm_min);
+		assert_int_equal(d.second, tm.tm_sec);
+	}
+	/* Leap days, and the year that has none. */
+	assert_int_equal(util_date_of(951782400).day, 29);   /* 2000-02-29 */
+	assert_int_equal(util_date_of(4107542400).month, 3); /* 2100-03-01 */
+	assert_int_equal(util_date_of(4107542399).day, 28);
 }
 
 static void test_log_levels(void **state)
@@ -234,6 +257,7 @@ int main(void)
 		cmocka_unit_test(test_err_set_and_wrap),
 		cmocka_unit_test(test_log_cannot_be_forged),
 		cmocka_unit_test(test_log_levels),
+		cmocka_unit_test(test_dates),
 		cmocka_unit_test(test_loop_timers_fire_in_order),
 		cmocka_unit_test(test_loop_removed_watch_is_never_called),
 		cmocka_unit_test(test_io_files),
