@@ -1,6 +1,7 @@
 /*
- * virtio-vsock, between its two files: vsock.c (queues, packets, who may connect) and vsock_stream.c
- * (one stream: descriptors, buffer, credit, ends). Everything under dev->lock unless it says otherwise.
+ * virtio-vsock, between its files: vsock.c (queues, packets, who may connect), vsock_stream.c (one stream:
+ * credit, packets, ends) and vsock_fd.c (its descriptors and buffer). Everything under dev->lock unless it
+ * says otherwise.
  */
 #pragma once
 
@@ -120,11 +121,6 @@ struct vsock_stream *vsock_stream_new(struct vsock *v, uint32_t host_port, uint3
 /* Closes and frees; done has been called. */
 void vsock_stream_free(struct vsock_stream *s);
 struct vsock_stream *vsock_stream_find(struct vsock *v, uint32_t host_port, uint32_t guest_port);
-/* Takes over the descriptors, also on failure (the stream is then to be aborted). */
-int vsock_stream_bind(struct vsock_stream *s, int rfd, int wfd);
-/* Watches and closes what is left of the descriptors. */
-void vsock_stream_release(struct vsock_stream *s);
-
 /* A packet of the guest for this stream; payload = chain iov from `off` on, h->len bytes. */
 void vsock_stream_receive(struct vsock_stream *s, const struct virtio_vsock_hdr *h);
 /*
@@ -139,3 +135,16 @@ void vsock_stream_abort(struct vsock_stream *s, int err);
 void vsock_stream_void(struct vsock_stream *s, int err);
 /* Both directions over? Then the end is near. */
 void vsock_stream_check_end(struct vsock_stream *s);
+
+/* --- vsock_fd.c; loop's thread --------------------------------------------------------------------- */
+
+/* Takes over the descriptors, also on failure (the stream is then to be aborted). */
+int vsock_stream_bind(struct vsock_stream *s, int rfd, int wfd);
+/* Watches and closes what is left of the descriptors. */
+void vsock_stream_release(struct vsock_stream *s);
+/* rfd gives no more (err: why, 0 = its end), or nobody wants it: the guest is told. */
+void vsock_stream_end_read(struct vsock_stream *s, int err);
+/* Empties the buffer into wfd as far as it goes, and ends that direction when the guest said it was all. */
+void vsock_stream_flush(struct vsock_stream *s);
+/* [off, off + len) of v->chain's readable buffers to wfd, or kept for it: the credit has room. */
+void vsock_stream_deliver(struct vsock_stream *s, size_t off, uint32_t len);
