@@ -38,6 +38,14 @@ enum container_phase {
 
 struct create;
 
+/* clock.c */
+struct clock_state {
+	bool busy;
+	unsigned int tries;
+	uint64_t sent_ns, rtt_ns;
+	loop_fn done;
+};
+
 struct container {
 	struct shim *shim;
 	char *id, *bundle, *state_dir;
@@ -50,6 +58,7 @@ struct container {
 	struct hv_vm *vm;
 	struct network *network;
 	struct agent_client *agent;
+	struct clock_state clock;
 	pid_t pid; /* of the VM; kept when it is gone */
 	struct process init;
 	struct list execs;
@@ -118,6 +127,10 @@ void oom_report(struct container *c, uint64_t kills);
 
 /* pids.c: the Pids method. */
 void pids_request(struct container *c, struct rpc_call *call);
+
+/* clock.c: has the guest set its clock, and calls done (NULL = nobody waits) when it is right. Not called when the
+ * VM goes. */
+void clock_set(struct container *c, loop_fn done);
 
 /* trace.c: one line in the log and <bundle>/harpoon/vm.json, about how the VM came up. */
 void trace_boot(void *ctx);

@@ -242,6 +242,14 @@ static void create_has(struct container *c, unsigned int what)
 
 /* ---- the agent ---- */
 
+static void create_clock_set(void *ctx)
+{
+	struct container *c = ctx;
+
+	if (c->phase == CONTAINER_CREATING)
+		create_has(c, CREATE_NEEDS_AGENT);
+}
+
 static void create_agent_created(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
 				 const char *message)
 {
@@ -253,7 +261,8 @@ static void create_agent_created(void *ctx, const ProtobufCMessage *response, en
 	}
 	process_set_guest_pid(
 		&c->init, ((const VMREQ_PB(CreateContainerResponse) *)(const void *)response)->pid);
-	create_has(c, CREATE_NEEDS_AGENT);
+	/* Configure, a guest's first call, took too long to set the clock well; nothing runs yet. */
+	clock_set(c, create_clock_set);
 }
 
 static void create_agent_configured(void *ctx, const ProtobufCMessage *response, enum rpc_code code,

@@ -140,6 +140,8 @@ int container_thaw(struct container *c, struct err *err)
 	if (r)
 		return r;
 	c->init.state = TASK_RUNNING;
+	/* It stood still with the VM. */
+	clock_set(c, NULL);
 	pause_send_held(c);
 	pause_forget(c);
 	return 0;

@@ -48,23 +48,25 @@ void trace_boot(void *ctx)
 	trace_json_text(why, sizeof(why), choice.why);
 	spawn = trace_ms(t->host_start_ns, t->host_spawn_ns);
 	boot = trace_ms(t->host_start_ns, t->host_ready_ns);
-	guest_kernel = trace_ms(0, t->guest_init_ns);
-	guest_init = trace_ms(t->guest_init_ns, t->guest_ready_ns);
+	guest_kernel = t->is_clone ? 0 : trace_ms(0, t->guest_init_ns);
+	guest_init = t->is_clone ? 0 : trace_ms(t->guest_init_ns, t->guest_ready_ns);
 	total = trace_ms(c->create_ns, c->created_ns);
-	log_info(
-		"shim",
-		"VM ready: backend=%s (%s) pid=%d spawn_ms=%.1f guest_kernel_ms=%.1f agent_ms=%.1f "
-		"ready_ms=%.1f create_ms=%.1f pss_kib=%" PRIu64 " (vmm %" PRIu64 ", fs %" PRIu64
-		")",
-		backend, choice.why, (int)c->pid, spawn, guest_kernel, guest_init, boot, total,
-		mem.pss_bytes / 1024, mem.vmm_pss_bytes / 1024, mem.fs_pss_bytes / 1024);
-	n = snprintf(
-		json, sizeof(json),
-		"{\n  \"id\": \"%s\",\n  \"backend\": \"%s\",\n  \"why\": \"%s\",\n  \"pid\": %d,\n"
-		"  \"spawn_ms\": %.1f,\n  \"guest_kernel_ms\": %.1f,\n  \"agent_ms\": %.1f,\n"
-		"  \"ready_ms\": %.1f,\n  \"create_ms\": %.1f,\n  \"pss_kib\": %" PRIu64
-		",\n  \"vmm_pss_kib\": %" PRIu64 ",\n  \"fs_pss_kib\": %" PRIu64 "\n}\n",
-		c->id, backend, why, (int)c->pid, spawn, guest_kernel, guest_init, boot, total,
-		mem.pss_bytes / 1024, mem.vmm_pss_bytes / 1024, mem.fs_pss_bytes / 1024);
+	log_info("shim",
+		 "VM ready: %s backend=%s (%s) pid=%d spawn_ms=%.1f guest_kernel_ms=%.1f "
+		 "agent_ms=%.1f "
+		 "ready_ms=%.1f create_ms=%.1f pss_kib=%" PRIu64 " (vmm %" PRIu64 ", fs %" PRIu64
+		 ")",
+		 t->is_clone ? "clone" : "cold", backend, choice.why, (int)c->pid, spawn,
+		 guest_kernel, guest_init, boot, total, mem.pss_bytes / 1024,
+		 mem.vmm_pss_bytes / 1024, mem.fs_pss_bytes / 1024);
+	n = snprintf(json, sizeof(json),
+		     "{\n  \"id\": \"%s\",\n  \"backend\": \"%s\",\n  \"clone\": %s,\n  \"why\": "
+		     "\"%s\",\n  \"pid\": %d,\n"
+		     "  \"spawn_ms\": %.1f,\n  \"guest_kernel_ms\": %.1f,\n  \"agent_ms\": %.1f,\n"
+		     "  \"ready_ms\": %.1f,\n  \"create_ms\": %.1f,\n  \"pss_kib\": %" PRIu64
+		     ",\n  \"vmm_pss_kib\": %" PRIu64 ",\n  \"fs_pss_kib\": %" PRIu64 "\n}\n",
+		     c->id, backend, t->is_clone ? "true" : "false", why, (int)c->pid, spawn,
+		     guest_kernel, guest_init, boot, total, mem.pss_bytes / 1024,
+		     mem.vmm_pss_bytes / 1024, mem.fs_pss_bytes / 1024);
 	io_replace_file(c->state_fd, "vm.json", json, MIN((size_t)n, sizeof(json) - 1));
 }
