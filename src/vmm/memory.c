@@ -8,11 +8,32 @@
 
 #include "util.h"
 
+#define MEMORY_HUGE_PAGE (2ull << 20)
+
+/*
+ * A mapping whose addresses agree with the guest's modulo 2 MiB: only then can the kernel map a huge page
+ * of it for the guest in one step, and the guest does not fault on each page it touches first.
+ */
+static uint8_t *memory_map(const struct memory_range *range)
+{
+	size_t room = range->len + MEMORY_HUGE_PAGE, before;
+	/* Costs nothing until the guest touches it; the container's cgroup is what bounds it. */
+	uint8_t *host = mmap(NULL, room, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (host == MAP_FAILED)
+		return MAP_FAILED;
+	before = (range->gpa - (uintptr_t)host) % MEMORY_HUGE_PAGE;
+	if (before)
+		munmap(host, before);
+	if (MEMORY_HUGE_PAGE - before)
+		munmap(host + before + range->len, MEMORY_HUGE_PAGE - before);
+	return host + before;
+}
+
 static int memory_add(struct memory *m, const struct memory_range *range, struct err *err)
 {
-	/* Costs nothing until the guest touches it; the container's cgroup is what bounds it. */
-	uint8_t *host = mmap(NULL, range->len, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *host = memory_map(range);
 	struct kvm_userspace_memory_region slot = {
 		.slot = m->nr_slots,
 		.guest_phys_addr = range->gpa,
