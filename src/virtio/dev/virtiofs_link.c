@@ -98,7 +98,8 @@ static ssize_t link_receive(int sock, void *data, size_t len, int *ret_fd)
 	struct msghdr msg = {.msg_iov = &iov,
 			     .msg_iovlen = 1,
 			     .msg_control = &control,
-			     .msg_controllen = sizeof(control)};
+			     /* Not the whole room: its padding would hold a second one. */
+			     .msg_controllen = CMSG_LEN(sizeof(int))};
 	struct cmsghdr *cmsg;
 	ssize_t n;
 
