@@ -54,10 +54,18 @@ use = {templates}
 dir = {template_dir}
 """
 
+# How much longer than on an ordinary machine things may take: every limit here is multiplied by it.
+SLOWNESS = float(os.environ.get("HARPOON_TEST_SLOWNESS", "1"))
+SLOW_LIMITS = """
+[limits]
+ready_timeout_ms = {ready}
+call_timeout_ms = {call}
+"""
+
 
 def wait_until(predicate, timeout, interval=0.02):
     """Polls until predicate() is true; its last value is the answer, false when time is up."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * SLOWNESS
     while True:
         value = predicate()
         if value or time.monotonic() >= deadline:
@@ -175,6 +183,8 @@ class Containerd:
                 templates=self.templates,
                 template_dir=self.template_dir,
             )
+            if SLOWNESS > 1:
+                text += SLOW_LIMITS.format(ready=int(30000 * SLOWNESS), call=int(60000 * SLOWNESS))
         self.conf.write_text(text)
 
     def build_template(self, *args, timeout=300):
@@ -210,7 +220,7 @@ class Containerd:
                 env=self.env(),
                 start_new_session=True,
             )
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * SLOWNESS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
@@ -252,7 +262,7 @@ class Containerd:
         """ctr to its end, without input. Never longer than timeout: then it is killed, and the text says so."""
         start = time.monotonic()
         process = self.popen(*args, stdin=subprocess.DEVNULL)
-        return self.finish(process, start, timeout)
+        return self.finish(process, start, timeout * SLOWNESS)
 
     def ctr_stdin(self, *args, data, ready=b"READY\n", timeout=60):
         """
@@ -261,6 +271,7 @@ class Containerd:
         """
         start = time.monotonic()
         process = self.popen(*args)
+        timeout *= SLOWNESS
         timer = threading.Timer(timeout, process.kill)
         timer.start()
         try:

@@ -4,7 +4,8 @@ The runtime is io.containerd.harpoon.v1 unless HARPOON_TEST_RUNTIME names anothe
 for runc too (io.containerd.runc.v2), except for those marked `harpoon`. HARPOON_TEST_BUILD is the Meson build
 folder whose programs are used, HARPOON_TEST_CONTAINERD one of the containerds of harpoonlib.flavours,
 HARPOON_TEST_BACKEND the hypervisor backend (auto without it), HARPOON_TEST_TEMPLATES whether VMs are clones (auto,
-off), HARPOON_TEST_FOLDER where the work is done. tests/run sets them and puts everything in namespaces of its own.
+off), HARPOON_TEST_FOLDER where the work is done, HARPOON_TEST_SLOWNESS a factor for all time limits. tests/run sets
+them and puts everything in namespaces of its own.
 """
 
 import glob
@@ -34,7 +35,7 @@ IS_HARPOON = "harpoon" in RUNTIME
 RUNC = "io.containerd.runc.v2"
 CONTAINERD = os.environ.get("HARPOON_TEST_CONTAINERD", flavours.INSTALLED)
 # Emulated guests on a busy machine: no test waits this long in vain, and none is cut off for being slow.
-TEST_TIMEOUT = 300
+TEST_TIMEOUT = int(300 * containerd_module.SLOWNESS)
 
 # About the nested host itself: there is nothing of it to test elsewhere.
 collect_ignore = [] if os.environ.get("HARPOON_TEST_LANE") == "nested" else ["test_nested_host.py"]

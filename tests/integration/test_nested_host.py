@@ -4,7 +4,11 @@ import os
 import pathlib
 import subprocess
 
+import pytest
+
 from harpoonlib import paths
+
+pytestmark = pytest.mark.nested
 
 CLI = pathlib.Path(os.environ.get("HARPOON_TEST_BUILD", paths.HOST_BUILD)) / "src/cli/harpoon"
 # As for a container's VM, but with a console that tells what happens; without its channel the agent ends at once.
