@@ -35,12 +35,6 @@
 	100 /* 1 ms apart; a folder is busy for a moment after its last process */
 #define HOSTCGROUP_KILL_TRIES 2000
 
-struct hostcgroup {
-	struct hostcgroup_hierarchy v[HOSTCGROUP_HIERARCHIES_MAX];
-	size_t nr;
-	int fds[HOSTCGROUP_HIERARCHIES_MAX]; /* borrowed from v */
-};
-
 /* ---- making the folders ---- */
 
 static int hostcgroup_read(int fd, const char *name, char **ret)

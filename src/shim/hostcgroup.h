@@ -61,6 +61,17 @@ const int *hostcgroup_fds(const struct hostcgroup *g, size_t *ret_nr);
 /* Sets what is given. Accepts NULL. */
 int hostcgroup_limit(const struct hostcgroup *g, const struct hostcgroup_limits *l,
 		     struct err *err);
+/* What the VM's processes moved to and from one disk. */
+struct hostcgroup_io {
+	uint32_t major, minor;
+	uint64_t read_bytes, write_bytes, reads, writes;
+};
+
+/* Fills v with one entry for each disk, as far as there is room. Number; 0 also when the host does not count. */
+size_t hostcgroup_read_io(const struct hostcgroup *g, struct hostcgroup_io *v, size_t max);
+/* The same from the text of io.stat of cgroup v2, whoever wrote it. */
+size_t hostcgroup_parse_io(const char *text, struct hostcgroup_io *v, size_t max);
+
 /* Removes the folders, once every process is gone, and frees. Accepts NULL. What stays is logged. */
 void hostcgroup_free(struct hostcgroup *g);
 

@@ -1,4 +1,4 @@
-/* The hierarchies of cgroups on this host, and the container's folder in each: for hostcgroup.c alone. */
+/* The hierarchies of cgroups on this host, and the container's folder in each: for hostcgroup*.c alone. */
 #pragma once
 
 #include <stdbool.h>
@@ -12,6 +12,12 @@ struct hostcgroup_hierarchy {
 	char *path;	   /* of the container's cgroup below it, no slash at either end */
 	int fd;		   /* the container's folder, -1 = not made */
 	int procs_fd;	   /* its cgroup.procs */
+};
+
+struct hostcgroup {
+	struct hostcgroup_hierarchy v[HOSTCGROUP_HIERARCHIES_MAX];
+	size_t nr;
+	int fds[HOSTCGROUP_HIERARCHIES_MAX]; /* borrowed from v */
 };
 
 /* Fills v with what is mounted here, and the container's path in it. Owned strings. Number, or -errno. */

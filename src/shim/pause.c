@@ -103,7 +103,7 @@ static void pause_now(void *ctx, const ProtobufCMessage *response, enum rpc_code
 		return;
 	}
 	if (code == RPC_OK)
-		c->metrics = stats_pack((const void *)response, &c->metrics_len);
+		c->metrics = stats_pack((const void *)response, c->cgroup, &c->metrics_len);
 	if (hv_vm_pause(c->vm, &err)) {
 		pause_forget(c);
 		rpc_fail_err(call, &err);

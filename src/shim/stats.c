@@ -113,7 +113,28 @@ static const char *stats_file(const VMREQ_PB(StatsResponse) * r, const char *nam
 	return NULL;
 }
 
-void stats_fill(struct stats *s, const VMREQ_PB(StatsResponse) * r)
+static void stats_fill_disks(struct stats *s, const char *guest, const struct hostcgroup *host)
+{
+	struct hostcgroup_io v[STATS_DISKS_MAX];
+	size_t nr = hostcgroup_read_io(host, v, ARRAY_SIZE(v));
+
+	if (!nr && guest)
+		nr = hostcgroup_parse_io(guest, v, ARRAY_SIZE(v));
+	for (size_t i = 0; i < nr; i++) {
+		s->disk[i] = (Ctrd__IOEntry)CTRD__IOENTRY__INIT;
+		s->disk[i].major = v[i].major;
+		s->disk[i].minor = v[i].minor;
+		s->disk[i].rbytes = v[i].read_bytes;
+		s->disk[i].wbytes = v[i].write_bytes;
+		s->disk[i].rios = v[i].reads;
+		s->disk[i].wios = v[i].writes;
+		s->disks[i] = &s->disk[i];
+	}
+	s->io.usage = s->disks;
+	s->io.n_usage = nr;
+}
+
+void stats_fill(struct stats *s, const VMREQ_PB(StatsResponse) * r, const struct hostcgroup *host)
 {
 	*s = (struct stats){.metrics = CTRD__METRICS__INIT,
 			    .pids = CTRD__PIDS_STAT__INIT,
@@ -137,6 +158,7 @@ void stats_fill(struct stats *s, const VMREQ_PB(StatsResponse) * r)
 	/* 0 is "no limit" here, as in containerd's own reader of the file. */
 	if (s->pids.limit == UINT64_MAX)
 		s->pids.limit = 0;
+	stats_fill_disks(s, stats_file(r, "io.stat"), host);
 	s->metrics.pids = &s->pids;
 	s->metrics.cpu = &s->cpu;
 	s->metrics.memory = &s->memory;
@@ -144,12 +166,13 @@ void stats_fill(struct stats *s, const VMREQ_PB(StatsResponse) * r)
 	s->metrics.memory_events = &s->events;
 }
 
-uint8_t *stats_pack(const VMREQ_PB(StatsResponse) * r, size_t *ret_len)
+uint8_t *stats_pack(const VMREQ_PB(StatsResponse) * r, const struct hostcgroup *host,
+		    size_t *ret_len)
 {
 	struct stats s;
 	uint8_t *data;
 
-	stats_fill(&s, r);
+	stats_fill(&s, r, host);
 	*ret_len = ctrd__metrics__get_packed_size(&s.metrics);
 	data = xmalloc(*ret_len);
 	ctrd__metrics__pack(&s.metrics, data);
@@ -169,10 +192,16 @@ static void stats_answer(struct rpc_call *call, uint8_t *data, size_t len)
 	rpc_reply(call, &out.base);
 }
 
+struct stats_query {
+	struct container *container; /* its agent answers before it goes */
+	struct rpc_call *call;
+};
+
 static void stats_done(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
 		       const char *message)
 {
-	struct rpc_call *call = ctx;
+	cleanup_free struct stats_query *q = ctx;
+	struct rpc_call *call = q->call;
 	cleanup_free uint8_t *data = NULL;
 	size_t len;
 
@@ -180,13 +209,14 @@ static void stats_done(void *ctx, const ProtobufCMessage *response, enum rpc_cod
 		process_fail_call(call, code, message);
 		return;
 	}
-	data = stats_pack((const void *)response, &len);
+	data = stats_pack((const void *)response, q->container->cgroup, &len);
 	stats_answer(call, data, len);
 }
 
 void stats_request(struct container *c, struct rpc_call *call)
 {
 	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+	struct stats_query *q;
 
 	if (!c->agent || c->init.has_exited) {
 		rpc_fail(call, RPC_NOT_FOUND, "cgroup does not exist: not found");
@@ -202,6 +232,8 @@ void stats_request(struct container *c, struct rpc_call *call)
 		return;
 	}
 	ref.id = c->id;
+	q = xcalloc(1, sizeof(*q));
+	*q = (struct stats_query){c, call};
 	agent_client_call(c->agent, AGENT_STATS, &ref.base,
-			  MIN(container_call_timeout_ns(c), STATS_LIMIT_NS), stats_done, call);
+			  MIN(container_call_timeout_ns(c), STATS_LIMIT_NS), stats_done, q);
 }

@@ -32,7 +32,11 @@ static void check_create(const AGENT_PB(CreateContainerRequest) * r)
 	for (size_t i = 0; i < r->n_mounts; i++)
 		require(r->mounts[i]->destination[0] == '/');
 	for (size_t i = 0; i < r->n_devices; i++)
-		require(!strncmp(r->devices[i]->path, "/dev/", 5));
+		require(r->devices[i]->path[0] == '/');
+	for (size_t i = 0; i < r->n_device_rules; i++)
+		require(r->device_rules[i]->access && r->device_rules[i]->access < 8);
+	for (size_t i = 0; i < r->n_start_hooks; i++)
+		require(r->start_hooks[i]->path[0] == '/');
 	for (size_t i = 0; i < r->process->n_env; i++)
 		require(strchr(r->process->env[i], '='));
 }

@@ -180,7 +180,7 @@ static void test_stats(void **state)
 	r.n_files = ARRAY_SIZE(texts);
 	r.files = list;
 	r.mem_total = 1 << 30;
-	stats_fill(&s, &r);
+	stats_fill(&s, &r, NULL);
 	assert_int_equal(s.metrics.pids->current, 3);
 	assert_int_equal(s.metrics.pids->limit, 0);
 	assert_int_equal(s.metrics.cpu->usage_usec, 100);
