@@ -213,7 +213,7 @@ static void create_finish(struct container *c)
 	w = bundle_task_write(c->state_fd, &task);
 	if (w)
 		err_set(&err, w, "write the container's state");
-	else if (!hostlimits_set_running(c, &err))
+	else
 		taskio_attach(&c->init.io, c->vm, container_check_quiet, c, &err);
 	if (err.code) {
 		create_fail(c, &err);
@@ -386,7 +386,7 @@ static int create_start_vm(struct container *c, struct err *err)
 	params.net_helper = network_helper(c->network);
 	r = hv_vm_new(c->shim->loop, &params, &callbacks, c, &c->vm, err);
 	if (!r)
-		r = hostlimits_set_boot(c, err);
+		r = hostlimits_begin(c, err);
 	if (!r)
 		r = hv_vm_start(c->vm, err);
 	network_vm_started(c->network);

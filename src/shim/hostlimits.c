@@ -6,8 +6,9 @@
  *               one bounds what a guest can make its VMM and file server take. It never goes below the VM's
  *               size: what the guest has touched cannot be taken away by a limit, only killed for.
  *   CPU shares  as given
- *   CPU quota   as given, but only once the guest is up: booting it is our work, not the container's, and a
- *               tenth of a CPU would make it ten times longer
+ *   CPU quota   as given and one CPU more, for the VM's own work. The guest keeps the exact one. With the same on the host
+ *               the two would multiply: a guest cannot see that its virtual CPU does not run, takes that time for
+ *               the container's, and gives it a fifth of the fifth that is left
  *   pids        room for the threads of a VM; the container's own limit counts inside the guest
  *   cpuset, io  as given: CPUs, nodes and disks are the host's
  */
@@ -24,6 +25,7 @@
 /* QEMU's emulator keeps up to 1 GiB of translated code. */
 #define HOSTLIMITS_EMULATOR_BYTES (1024 * HOSTLIMITS_MIB)
 #define HOSTLIMITS_PIDS 1024
+#define HOSTLIMITS_PERIOD_DEFAULT 100000
 
 int hostlimits_make_cgroup(struct container *c, struct err *err)
 {
@@ -45,46 +47,38 @@ static uint64_t hostlimits_memory(const struct container *c, int64_t limit)
 	return guest + overhead;
 }
 
-int hostlimits_set_boot(struct container *c, struct err *err)
+/* A period alone is that of no limit. */
+static void hostlimits_set_quota(struct hostcgroup_limits *l, const struct oci_resources *r)
 {
-	const struct oci_resources *r = &c->spec->resources;
+	uint64_t period = r->cpu_period ? r->cpu_period : HOSTLIMITS_PERIOD_DEFAULT;
 
-	return hostcgroup_limit(c->cgroup,
-				&(struct hostcgroup_limits){
-					.mem_bytes = hostlimits_memory(c, r->memory_limit),
-					.cpu_shares = r->cpu_shares,
-					.nr_pids = HOSTLIMITS_PIDS,
-					.files = r->host_files,
-					.nr_files = r->nr_host_files,
-				},
-				err);
+	if (!r->cpu_quota && !r->cpu_period)
+		return;
+	l->cpu_period = period;
+	l->cpu_quota = r->cpu_quota > 0 ? r->cpu_quota + (int64_t)period : -1;
 }
 
-static struct hostcgroup_limits hostlimits_quota(const struct oci_resources *r)
+static int hostlimits_set(struct container *c, const struct oci_resources *r, uint64_t nr_pids,
+			  struct err *err)
 {
-	/* A period alone is that of no limit. */
-	return (struct hostcgroup_limits){
-		.cpu_quota = r->cpu_quota    ? r->cpu_quota
-			     : r->cpu_period ? -1
-					     : 0,
-		.cpu_period = r->cpu_period,
+	struct hostcgroup_limits l = {
+		.mem_bytes = hostlimits_memory(c, r->memory_limit),
+		.cpu_shares = r->cpu_shares,
+		.nr_pids = nr_pids,
+		.files = r->host_files,
+		.nr_files = r->nr_host_files,
 	};
+
+	hostlimits_set_quota(&l, r);
+	return hostcgroup_limit(c->cgroup, &l, err);
 }
 
-int hostlimits_set_running(struct container *c, struct err *err)
+int hostlimits_begin(struct container *c, struct err *err)
 {
-	struct hostcgroup_limits l = hostlimits_quota(&c->spec->resources);
-
-	return hostcgroup_limit(c->cgroup, &l, err);
+	return hostlimits_set(c, &c->spec->resources, HOSTLIMITS_PIDS, err);
 }
 
 int hostlimits_update(struct container *c, const struct oci_resources *r, struct err *err)
 {
-	struct hostcgroup_limits l = hostlimits_quota(r);
-
-	l.mem_bytes = hostlimits_memory(c, r->memory_limit);
-	l.cpu_shares = r->cpu_shares;
-	l.files = r->host_files;
-	l.nr_files = r->nr_host_files;
-	return hostcgroup_limit(c->cgroup, &l, err);
+	return hostlimits_set(c, r, 0, err);
 }

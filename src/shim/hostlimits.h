@@ -8,8 +8,6 @@
 
 /* The cgroup of linux.cgroupsPath. Before hv_vm_new(). */
 int hostlimits_make_cgroup(struct container *c, struct err *err);
-/* Everything but the CPU quota. Before hv_vm_start(). */
-int hostlimits_set_boot(struct container *c, struct err *err);
-/* The CPU quota. When the guest is up. */
-int hostlimits_set_running(struct container *c, struct err *err);
+/* All of the spec's. Between hv_vm_new() and hv_vm_start(). */
+int hostlimits_begin(struct container *c, struct err *err);
 int hostlimits_update(struct container *c, const struct oci_resources *r, struct err *err);

@@ -248,7 +248,7 @@ def resources_meaning(facts, is_guest):
 
 # Of the host's cgroup, the same for both runtimes.
 HOST_FILES = [
-    "cpuset/cpuset.cpus", "cpuset/cpuset.mems", "cpu/cpu.shares", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us",
+    "cpuset/cpuset.cpus", "cpuset/cpuset.mems", "cpu/cpu.shares", "cpu/cpu.cfs_period_us",
     "blkio/blkio.throttle.read_bps_device", "blkio/blkio.throttle.write_iops_device",
 ]
 

@@ -90,7 +90,7 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void test_boot_and_run(void **state)
+static void test_begin(void **state)
 {
 	struct env *e = *state;
 	struct oci_cgroup_file cpus = {(char *)"cpuset.cpus", (char *)"1", false};
@@ -103,16 +103,14 @@ static void test_boot_and_run(void **state)
 						   .host_files = &cpus,
 						   .nr_host_files = 1};
 	assert_int_equal(hostlimits_make_cgroup(&e->c, &err), 0);
-	assert_int_equal(hostlimits_set_boot(&e->c, &err), 0);
+	assert_int_equal(hostlimits_begin(&e->c, &err), 0);
 	/* The VM as it is, and its programs. */
 	expect(e, "memory.max", "805306368");
 	expect(e, "cpu.weight", "100");
 	expect(e, "cpuset.cpus", "1");
 	expect(e, "pids.max", "1024");
-	/* Not while the guest boots. */
-	expect(e, "cpu.max", "");
-	assert_int_equal(hostlimits_set_running(&e->c, &err), 0);
-	expect(e, "cpu.max", "20000 100000");
+	/* One CPU for the VM's own work. */
+	expect(e, "cpu.max", "120000 100000");
 }
 
 static void test_nothing_limited(void **state)
@@ -121,8 +119,7 @@ static void test_nothing_limited(void **state)
 	struct err err = {0};
 
 	assert_int_equal(hostlimits_make_cgroup(&e->c, &err), 0);
-	assert_int_equal(hostlimits_set_boot(&e->c, &err), 0);
-	assert_int_equal(hostlimits_set_running(&e->c, &err), 0);
+	assert_int_equal(hostlimits_begin(&e->c, &err), 0);
 	expect(e, "memory.max", "");
 	expect(e, "cpu.max", "");
 	expect(e, "cpu.weight", "");
@@ -214,15 +211,14 @@ static void test_without_cgroups(void **state)
 	e->spec.resources.memory_limit = 1 << 30;
 	assert_int_equal(hostlimits_make_cgroup(&e->c, &err), 0);
 	assert_null(e->c.cgroup);
-	assert_int_equal(hostlimits_set_boot(&e->c, &err), 0);
-	assert_int_equal(hostlimits_set_running(&e->c, &err), 0);
+	assert_int_equal(hostlimits_begin(&e->c, &err), 0);
 }
 
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
 	static const struct CMUnitTest tests[] = {
-		TEST(boot_and_run),   TEST(nothing_limited),	TEST(update),
+		TEST(begin),	      TEST(nothing_limited),	TEST(update),
 		TEST(disks_in_stats), TEST(disks_of_version_1), TEST(without_cgroups),
 	};
 
