@@ -15,6 +15,7 @@
 #include "cgroup.h"
 #include "cleanup.h"
 #include "log.h"
+#include "relay.h"
 #include "state.h"
 
 static const struct rpc_service *const agent_services[] = {&agent_service};
@@ -73,6 +74,7 @@ int agent_new(struct loop *loop, const struct agent_params *params, struct trans
 		agent_free(a);
 		return err->code;
 	}
+	a->relay = relay_new(loop, transport, params);
 	a->server = rpc_server_new(loop, agent_services, ARRAY_SIZE(agent_services), a);
 	*ret = a;
 	return 0;
@@ -136,6 +138,7 @@ void agent_free(struct agent *a)
 	list_for_each (c, &a->containers, link)
 		agent_kill_container(a, c);
 	rpc_server_free(a->server);
+	relay_free(a->relay);
 	loop_watch_remove(a->signal_watch);
 	cleanup_closep(&a->signal_fd);
 	free(a);

@@ -29,6 +29,7 @@
 
 #define GUEST_RUN_DIR "/run/harpoon"
 #define GUEST_FS_DIR GUEST_RUN_DIR "/fs"
+#define GUEST_SOCK_DIR GUEST_RUN_DIR "/sock"
 #define GUEST_FS_TAG "harpoon"
 #define GUEST_CGROUP_ROOT "/sys/fs/cgroup"
 #define GUEST_CGROUP_DIR GUEST_CGROUP_ROOT "/harpoon"
@@ -42,6 +43,7 @@
 
 const struct agent_params guest_params = {
 	.fs_dir = GUEST_FS_DIR,
+	.sock_dir = GUEST_SOCK_DIR,
 	.cgroup_dir = GUEST_CGROUP_DIR,
 	.proc_dir = "/proc",
 	.dev_dir = "/dev",
@@ -262,6 +264,7 @@ int guest_prepare(const struct agent_params *params, struct err *err)
 		guest_mount(&guest_mounts[i]);
 	mkdir(GUEST_RUN_DIR, 0755);
 	mkdir(GUEST_FS_DIR, 0755);
+	mkdir(GUEST_SOCK_DIR, 0755);
 	guest_set_own_limits();
 	guest_set_sysctls();
 	guest_raise_loopback();

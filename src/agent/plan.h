@@ -20,7 +20,8 @@ struct agent_params {
 	const char *dev_dir;	/* the guest's devices */
 	const char *
 		channel; /* device node of the way to the host, which no container may open; or NULL */
-	bool is_guest_init; /* PID 1 of a guest: may power off, set clock and hostname */
+	const char *sock_dir; /* sockets of the agent that containers mount */
+	bool is_guest_init;   /* PID 1 of a guest: may power off, set clock and hostname */
 };
 
 /* One range of a user namespace's id map. */

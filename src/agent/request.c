@@ -183,6 +183,8 @@ static int request_check_mount(const AGENT_PB(Mount) * m, struct err *err)
 			       m->destination);
 	if (!strncmp(m->source, "share:", 6) && request_check_share(m->source + 6, err))
 		return err->code;
+	if (!strncmp(m->source, "socket:", 7) && request_check_share(m->source + 7, err))
+		return err->code;
 	return 0;
 }
 
@@ -501,6 +503,36 @@ static int request_check_route(const AGENT_PB(NetworkRequest) * r, const AGENT_P
 		    (p->nexthops[i]->gateway.len && !request_is_ip(&p->nexthops[i]->gateway)))
 			return err_say(err, -EINVAL, "a route leads nowhere");
 	return 0;
+}
+
+int request_check_listen(const AGENT_PB(ListenRequest) * r, struct err *err)
+{
+	if (!r->id || r->id > REQUEST_LISTENERS_MAX)
+		return err_say(err, -EINVAL, "listener %u", r->id);
+	if (r->address.len && (!request_is_ip(&r->address) || !r->port || r->port > 65535))
+		return err_say(err, -EINVAL, "listener %u: no address and port", r->id);
+	if (r->mode & ~0777u)
+		return err_say(err, -EINVAL, "listener %u: mode 0%o", r->id, r->mode);
+	return 0;
+}
+
+int request_check_accept(const AGENT_PB(AcceptRequest) * r, struct err *err)
+{
+	if (!r->stream)
+		return err_say(err, -EINVAL, "no stream for a connection");
+	return request_check_stream("a connection's", r->stream, err);
+}
+
+int request_check_listeners(const AGENT_PB(ListenersRequest) * r, struct err *err)
+{
+	return request_check_count("sockets", r->n_known, REQUEST_LISTENERS_MAX, err);
+}
+
+int request_check_connect(const AGENT_PB(ConnectRequest) * r, struct err *err)
+{
+	if (!r->stream || !request_is_ip(&r->address) || !r->port || r->port > 65535)
+		return err_say(err, -EINVAL, "a connection to nowhere");
+	return request_check_stream("a connection's", r->stream, err);
 }
 
 int request_check_network(const AGENT_PB(NetworkRequest) * r, struct err *err)

@@ -34,6 +34,7 @@
 #define REQUEST_VALUE_MAX 4096 /* a sysctl's or cgroup file's content */
 #define REQUEST_DATA_MAX 4095  /* mount data: one page in the kernel */
 #define REQUEST_NICS_MAX 8
+#define REQUEST_LISTENERS_MAX 2048
 #define REQUEST_ADDRESSES_MAX 1024 /* of an interface; neighbours too */
 #define REQUEST_ROUTES_MAX 16384
 
@@ -47,5 +48,9 @@ int request_check_exec(const AGENT_PB(ExecRequest) * r, struct err *err);
 int request_check_ref(const char *id, const char *exec_id, struct err *err);
 int request_check_signal(const AGENT_PB(SignalRequest) * r, struct err *err);
 int request_check_resize(const AGENT_PB(ResizeRequest) * r, struct err *err);
+int request_check_listen(const AGENT_PB(ListenRequest) * r, struct err *err);
+int request_check_accept(const AGENT_PB(AcceptRequest) * r, struct err *err);
+int request_check_listeners(const AGENT_PB(ListenersRequest) * r, struct err *err);
+int request_check_connect(const AGENT_PB(ConnectRequest) * r, struct err *err);
 int request_check_network(const AGENT_PB(NetworkRequest) * r, struct err *err);
 int request_check_update(const AGENT_PB(UpdateRequest) * r, struct err *err);

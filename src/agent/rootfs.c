@@ -24,6 +24,7 @@
 #include "rootpath.h"
 
 #define ROOTFS_SHARE_PREFIX "share:"
+#define ROOTFS_SOCKET_PREFIX "socket:"
 
 /* What OCI bundles put on /dev. */
 static const struct mountfs_new rootfs_dev_tmpfs = {
@@ -125,6 +126,14 @@ static int rootfs_refuse_link(const struct rootfs *r, const char *destination, s
 	return 0;
 }
 
+static int rootfs_clone_socket(const struct rootfs *r, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", r->plan->params->sock_dir, name);
+	return mountfs_clone(AT_FDCWD, path, false);
+}
+
 static int rootfs_bind_source(const struct rootfs *r, const AGENT_PB(Mount) * m, struct err *err)
 {
 	bool recursive = m->flags & MS_REC;
@@ -132,6 +141,8 @@ static int rootfs_bind_source(const struct rootfs *r, const AGENT_PB(Mount) * m,
 
 	if (!strncmp(m->source, ROOTFS_SHARE_PREFIX, strlen(ROOTFS_SHARE_PREFIX)))
 		fd = mountfs_clone(r->share_fd, m->source + strlen(ROOTFS_SHARE_PREFIX), recursive);
+	else if (!strncmp(m->source, ROOTFS_SOCKET_PREFIX, strlen(ROOTFS_SOCKET_PREFIX)))
+		fd = rootfs_clone_socket(r, m->source + strlen(ROOTFS_SOCKET_PREFIX));
 	else if (m->source[0] == '/')
 		fd = mountfs_clone(AT_FDCWD, m->source, recursive);
 	else

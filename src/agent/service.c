@@ -14,6 +14,7 @@
 #include "guest.h"
 #include "log.h"
 #include "network.h"
+#include "relay.h"
 #include "state.h"
 
 /* What Stats sends, as far as the kernel has it. */
@@ -71,6 +72,49 @@ static void service_network(struct rpc_call *call, const ProtobufCMessage *reque
 		rpc_fail_err(call, &err);
 	else
 		rpc_reply_empty(call);
+}
+
+static void service_listen(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ListenRequest) *r = (const void *)request;
+	struct agent *a = ctx;
+	struct err err = {0};
+
+	if (request_check_listen(r, &err) || guest_prepare(a->params, &err) ||
+	    relay_listen(a->relay, r, &err))
+		rpc_fail_err(call, &err);
+	else
+		rpc_reply_empty(call);
+}
+
+static void service_accept(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(AcceptRequest) *r = (const void *)request;
+	struct agent *a = ctx;
+	struct err err = {0};
+
+	if (request_check_accept(r, &err) || relay_accept(a->relay, r->stream, call, &err))
+		rpc_fail_err(call, &err);
+}
+
+static void service_listeners(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ListenersRequest) *r = (const void *)request;
+	struct agent *a = ctx;
+	struct err err = {0};
+
+	if (request_check_listeners(r, &err) || relay_listeners(a->relay, r, call, &err))
+		rpc_fail_err(call, &err);
+}
+
+static void service_connect(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ConnectRequest) *r = (const void *)request;
+	struct agent *a = ctx;
+	struct err err = {0};
+
+	if (request_check_connect(r, &err) || relay_connect(a->relay, r, call, &err))
+		rpc_fail_err(call, &err);
 }
 
 static void service_exec(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
@@ -271,6 +315,11 @@ static void service_shutdown(struct rpc_call *call, const ProtobufCMessage *requ
 static const struct rpc_method service_methods[] = {
 	{"Configure", SERVICE_TYPE(configure_request), SERVICE_TYPE(empty), service_configure},
 	{"Network", SERVICE_TYPE(network_request), SERVICE_TYPE(empty), service_network},
+	{"Listen", SERVICE_TYPE(listen_request), SERVICE_TYPE(empty), service_listen},
+	{"Accept", SERVICE_TYPE(accept_request), SERVICE_TYPE(accept_response), service_accept},
+	{"Listeners", SERVICE_TYPE(listeners_request), SERVICE_TYPE(listeners_response),
+	 service_listeners},
+	{"Connect", SERVICE_TYPE(connect_request), SERVICE_TYPE(empty), service_connect},
 	{"CreateContainer", SERVICE_TYPE(create_container_request),
 	 SERVICE_TYPE(create_container_response), service_create},
 	{"Exec", SERVICE_TYPE(exec_request), SERVICE_TYPE(empty), service_exec},

@@ -96,6 +96,7 @@ struct agent {
 	int signal_fd;
 	struct loop_watch *signal_watch;
 	bool is_prepared;
+	struct relay *relay;
 	struct devfilter_device channel; /* kind 0 = none */
 };
 

@@ -23,6 +23,8 @@ static const struct {
 	[AGENT_NETWORK] = {"Network", NULL},
 	[AGENT_CREATE_CONTAINER] = {"CreateContainer",
 				    &harpoon__agent__v1__create_container_response__descriptor},
+	[AGENT_LISTEN] = {"Listen", NULL},
+	[AGENT_ACCEPT] = {"Accept", &harpoon__agent__v1__accept_response__descriptor},
 	[AGENT_EXEC] = {"Exec", NULL},
 	[AGENT_START] = {"Start", &harpoon__agent__v1__start_response__descriptor},
 	[AGENT_SIGNAL] = {"Signal", NULL},

@@ -19,9 +19,11 @@
 #include "cleanup.h"
 #include "containerd_events.pb-c.h"
 #include "hostcgroup.h"
+#include "io.h"
 #include "log.h"
 #include "mounts.h"
 #include "mux.h"
+#include "resolv.h"
 #include "util.h"
 #include "vmreq.h"
 
@@ -60,12 +62,14 @@ static void container_free_vm(struct container *c)
 	struct agent_client *agent = take_ptr(&c->agent);
 	struct hv_vm *vm;
 
+	relay_stop(c->relay);
 	/* First the agent: the callbacks of its pending calls still use the rest. */
 	agent_client_free(agent);
 	taskio_close(&c->init.io);
 	vm = take_ptr(&c->vm);
 	if (vm)
 		hv_vm_free(vm);
+	relay_free(take_ptr(&c->relay));
 	network_free(take_ptr(&c->network));
 }
 
@@ -322,6 +326,31 @@ static void container_network_set_up(void *ctx, const ProtobufCMessage *response
 		container_start_process(c);
 }
 
+/*
+ * Name servers on the namespace's loopback interface (docker's embedded one): the guest has another loopback. The
+ * file is one of the host, given by the spec's author; clients write it before Start.
+ */
+static void container_relay_name_servers(struct container *c)
+{
+	struct rtnl_ip servers[RESOLV_SERVERS_MAX];
+	cleanup_free char *text = NULL;
+	struct err err = {0};
+	size_t nr;
+
+	for (size_t i = 0; i < c->spec->nr_mounts && !text; i++) {
+		const struct oci_mount *m = &c->spec->mounts[i];
+
+		if (m->bind && !strcmp(m->destination, "/etc/resolv.conf") &&
+		    io_read_file(c->bundle_fd, m->source, RESOLV_FILE_MAX, &text, NULL))
+			return;
+	}
+	nr = text ? resolv_find_loopback(text, servers) : 0;
+	for (size_t i = 0; i < nr; i++)
+		if (relay_add_name_server(c->relay, network_netns(c->network), &servers[i], &err))
+			log_warn("relay", "%s", err.msg);
+	relay_start(c->relay, c->vm, c->agent, &c->next_stream);
+}
+
 /* Not earlier: some clients give the container its interfaces only when Create was answered. */
 static void container_start_network(struct container *c)
 {
@@ -332,6 +361,7 @@ static void container_start_network(struct container *c)
 		rpc_fail_err(take_ptr(&c->init.start_call), &err);
 		return;
 	}
+	container_relay_name_servers(c);
 	if (r)
 		agent_client_call(c->agent, AGENT_NETWORK, &r->base, container_call_timeout_ns(c),
 				  container_network_set_up, c);

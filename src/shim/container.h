@@ -22,6 +22,7 @@
 #include "hv.h"
 #include "network.h"
 #include "process.h"
+#include "relay.h"
 #include "shim.h"
 
 #define CONTAINER_EXECS_MAX 1024
@@ -57,6 +58,7 @@ struct container {
 	uint64_t mem_bytes;	   /* of the VM */
 	struct hv_vm *vm;
 	struct network *network;
+	struct relay *relay;
 	struct agent_client *agent;
 	struct clock_state clock;
 	pid_t pid; /* of the VM; kept when it is gone */

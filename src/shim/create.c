@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -104,6 +105,7 @@ static void create_take_back(void *ctx)
 	/* The callbacks of what is freed here report errors, too. */
 	c->create->taking_back = true;
 	hooks_cancel(take_ptr(&c->hooks));
+	relay_stop(c->relay);
 	agent_client_free(agent);
 	taskio_close(&c->init.io);
 	if (vm)
@@ -313,6 +315,7 @@ static void create_on_ready(void *ctx, const struct hv_ready *ready)
 		return;
 	}
 	/* The agent takes requests of one connection in order: no need to wait for the first answer. */
+	relay_start(c->relay, c->vm, c->agent, &c->next_stream);
 	req = vmreq_create_new(c->id, c->bundle, c->spec, c->create->kinds, &c->init.io);
 	agent_client_call(c->agent, AGENT_CREATE_CONTAINER, &req->base,
 			  container_call_timeout_ns(c), create_agent_created, c);
@@ -438,6 +441,18 @@ static int create_share_root(struct container *c, struct err *err)
 	return create_share(c, VMREQ_SHARE_ROOT, c->spec->root_path, true, flags, err);
 }
 
+/* A unix socket cannot be shared as a file: what listens at it is on the host. */
+static int create_mount_socket(struct container *c, size_t i, struct err *err)
+{
+	cleanup_close int fd = openat(c->bundle_fd, c->spec->mounts[i].source, O_PATH | O_CLOEXEC);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) || !S_ISSOCK(st.st_mode))
+		return 0;
+	c->create->kinds[i] = VMREQ_MOUNT_SOCKET;
+	return relay_add_socket(c->relay, vmreq_socket_id(i), take_fd(&fd), err);
+}
+
 static int create_share_mount(struct container *c, size_t i, struct err *err)
 {
 	const struct oci_mount *m = &c->spec->mounts[i];
@@ -446,6 +461,9 @@ static int create_share_mount(struct container *c, size_t i, struct err *err)
 
 	if (!m->bind)
 		return 0;
+	r = create_mount_socket(c, i, err);
+	if (r || c->create->kinds[i] == VMREQ_MOUNT_SOCKET)
+		return r;
 	vmreq_share_name(i, name);
 	r = create_share(c, name, m->source, m->flags & MS_REC,
 			 vmreq_mount_is_read_only(m) ? HV_SHARE_READ_ONLY : 0, err);
@@ -467,6 +485,7 @@ static int create_share_all(struct container *c, struct err *err)
 		r = create_share_root(c, err);
 	if (r)
 		return r;
+	c->relay = relay_new(c->shim->loop, c->spec);
 	c->create->kinds = xcalloc(c->spec->nr_mounts, sizeof(*c->create->kinds));
 	for (size_t i = 0; i < c->spec->nr_mounts && !r; i++)
 		r = create_share_mount(c, i, err);

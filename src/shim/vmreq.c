@@ -220,6 +220,11 @@ void vmreq_share_name(size_t mount_index, char ret[VMREQ_SHARE_NAME_LEN])
 	snprintf(ret, VMREQ_SHARE_NAME_LEN, "m%zu", mount_index);
 }
 
+uint32_t vmreq_socket_id(size_t mount_index)
+{
+	return (uint32_t)mount_index + 1;
+}
+
 const char *vmreq_own_type(const char *source)
 {
 	static const char *const own[][2] = {
@@ -255,6 +260,12 @@ static void vmreq_mount(VMREQ_PB(Mount) * m, const struct oci_mount *o, size_t i
 		m->type = vmreq_text("bind");
 		m->source = xasprintf("share:%s", name);
 		m->data = vmreq_text("");
+		break;
+	case VMREQ_MOUNT_SOCKET:
+		m->type = vmreq_text("bind");
+		m->source = xasprintf("socket:%u", vmreq_socket_id(index));
+		m->data = vmreq_text("");
+		m->flags &= ~(uint64_t)MS_REC;
 		break;
 	case VMREQ_MOUNT_OWN:
 		m->type = vmreq_text(vmreq_own_type(o->source));

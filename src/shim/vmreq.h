@@ -34,13 +34,16 @@ int vmreq_check(const struct oci_spec *spec, struct err *err);
 
 /* What stands behind a mount of the spec, in the order of the spec. */
 enum vmreq_mount_kind {
-	VMREQ_MOUNT_PLAIN, /* as the spec says: the guest mounts it */
-	VMREQ_MOUNT_SHARE, /* a tree of the host, exported as vmreq_share_name() */
-	VMREQ_MOUNT_OWN,   /* a kernel tree of the host was asked for: the guest gives its own */
+	VMREQ_MOUNT_PLAIN,  /* as the spec says: the guest mounts it */
+	VMREQ_MOUNT_SHARE,  /* a tree of the host, exported as vmreq_share_name() */
+	VMREQ_MOUNT_SOCKET, /* a unix socket: the agent listens in its place, as vmreq_socket_id() */
+	VMREQ_MOUNT_OWN,    /* a kernel tree of the host was asked for: the guest gives its own */
 };
 
 #define VMREQ_SHARE_NAME_LEN 24
 void vmreq_share_name(size_t mount_index, char ret[VMREQ_SHARE_NAME_LEN]);
+
+uint32_t vmreq_socket_id(size_t mount_index);
 
 /* File system type of the guest's own tree for a host path such as /proc or /sys; NULL = there is none. */
 const char *vmreq_own_type(const char *source);

@@ -1,0 +1,259 @@
+/*
+ * Connections from the host to the guest's own sockets. Which sockets listen is asked of the kernel every
+ * RELAY_POLL_NS while a call waits for news: it has no notification of that. Format: sock_diag(7).
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/inet_diag.h>
+#include <linux/sock_diag.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "relay_internal.h"
+
+#define RELAY_POLL_NS 300000000ull
+#define RELAY_DIAL_NS 5000000000ull
+#define RELAY_SOCKETS_MAX 256
+#define RELAY_TCP_LISTEN 10 /* TCP_LISTEN of the kernel's net/tcp_states.h */
+
+struct relay_socket {
+	uint32_t port;
+	uint8_t len;
+	uint8_t address[16];
+	uint8_t ipv6_only;
+};
+
+struct relay_sockets {
+	const struct relay *relay;
+	struct relay_socket v[RELAY_SOCKETS_MAX];
+	size_t nr;
+};
+
+struct relay_dial {
+	struct list link;
+	struct relay *relay;
+	struct rpc_call *call;
+	uint32_t stream;
+	int fd;
+	struct loop_watch *watch;
+	struct loop_timer timer;
+};
+
+static int relay_compare(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(struct relay_socket));
+}
+
+static bool relay_is_own(const struct relay *r, const struct relay_socket *s)
+{
+	const struct relay_listener *l;
+
+	list_for_each (l, &r->listeners, link)
+		if (l->port == s->port && l->address_len == s->len &&
+		    !memcmp(l->address, s->address, s->len))
+			return true;
+	return false;
+}
+
+static int relay_visit_socket(void *ctx, const struct nlmsghdr *h)
+{
+	struct relay_sockets *found = ctx;
+	struct relay_socket *s = &found->v[found->nr];
+	struct inet_diag_msg m;
+	const uint8_t *attrs;
+	struct nl_attr a;
+	size_t off = 0, len;
+
+	if (found->nr == RELAY_SOCKETS_MAX || nl_attrs(h, sizeof(m), &attrs, &len))
+		return 0;
+	memcpy(&m, (const uint8_t *)h + NLMSG_HDRLEN, sizeof(m));
+	if (m.idiag_state != RELAY_TCP_LISTEN)
+		return 0;
+	memset(s, 0, sizeof(*s));
+	s->port = ntohs(m.id.idiag_sport);
+	s->len = m.idiag_family == AF_INET ? 4 : 16;
+	memcpy(s->address, m.id.idiag_src, s->len);
+	while (nl_attr_next(attrs, len, &off, &a))
+		if (a.type == INET_DIAG_SKV6ONLY && a.len == 1)
+			s->ipv6_only = a.data[0];
+	if (!relay_is_own(found->relay, s))
+		found->nr++;
+	return 0;
+}
+
+static int relay_find_sockets(struct relay *r, struct relay_sockets *ret, struct err *err)
+{
+	static const uint8_t families[] = {AF_INET, AF_INET6};
+
+	ret->relay = r;
+	ret->nr = 0;
+	if (r->diag.fd < 0 && nl_open(&r->diag, NETLINK_SOCK_DIAG, err))
+		return err->code;
+	for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
+		struct inet_diag_req_v2 q = {
+			.sdiag_family = families[i],
+			.sdiag_protocol = IPPROTO_TCP,
+			.idiag_states = 1u << RELAY_TCP_LISTEN,
+		};
+		struct nl_msg m;
+		int e;
+
+		nl_begin(&m, SOCK_DIAG_BY_FAMILY, 0, &q, sizeof(q));
+		e = nl_dump(&r->diag, &m, relay_visit_socket, ret, err, "list listening sockets");
+		if (e && e != -EINTR)
+			return e;
+	}
+	qsort(ret->v, ret->nr, sizeof(ret->v[0]), relay_compare);
+	return 0;
+}
+
+static void relay_tell(struct relay *r, struct relay_sockets *found)
+{
+	AGENT_PB(ListenersResponse) response = HARPOON__AGENT__V1__LISTENERS_RESPONSE__INIT;
+	AGENT_PB(ListeningSocket) sockets[RELAY_SOCKETS_MAX];
+	AGENT_PB(ListeningSocket) * list[RELAY_SOCKETS_MAX];
+	struct rpc_call *call = take_ptr(&r->listeners_call);
+
+	for (size_t i = 0; i < found->nr; i++) {
+		harpoon__agent__v1__listening_socket__init(&sockets[i]);
+		sockets[i].address.data = found->v[i].address;
+		sockets[i].address.len = found->v[i].len;
+		sockets[i].port = found->v[i].port;
+		sockets[i].ipv6_only = found->v[i].ipv6_only;
+		list[i] = &sockets[i];
+	}
+	response.sockets = list;
+	response.n_sockets = found->nr;
+	rpc_reply(call, &response.base);
+}
+
+static void relay_poll(void *ctx)
+{
+	struct relay *r = ctx;
+	struct relay_sockets found;
+	struct err err = {0};
+
+	if (relay_find_sockets(r, &found, &err))
+		rpc_fail_err(take_ptr(&r->listeners_call), &err);
+	else if (found.nr != r->nr_known ||
+		 memcmp(found.v, r->known, found.nr * sizeof(found.v[0])) != 0)
+		relay_tell(r, &found);
+	else
+		loop_timer_arm(r->loop, &r->poll, RELAY_POLL_NS, relay_poll, r);
+}
+
+int relay_listeners(struct relay *r, const AGENT_PB(ListenersRequest) * request,
+		    struct rpc_call *call, struct err *err)
+{
+	if (r->listeners_call)
+		return err_say(err, -EBUSY, "listening sockets are being waited for already");
+	free(r->known);
+	r->known = xcalloc(request->n_known + 1, sizeof(*r->known));
+	r->nr_known = 0;
+	for (size_t i = 0; i < request->n_known; i++) {
+		const AGENT_PB(ListeningSocket) *p = request->known[i];
+		struct relay_socket *s = &r->known[r->nr_known++];
+
+		s->port = p->port;
+		s->len = (uint8_t)MIN(p->address.len, sizeof(s->address));
+		if (s->len)
+			memcpy(s->address, p->address.data, s->len);
+		s->ipv6_only = p->ipv6_only;
+	}
+	r->listeners_call = call;
+	loop_timer_arm(r->loop, &r->poll, 0, relay_poll, r);
+	return 0;
+}
+
+/* ---- connecting ---- */
+
+static void relay_dial_free(struct relay_dial *d)
+{
+	list_remove(&d->link);
+	loop_timer_cancel(&d->timer);
+	loop_watch_remove(d->watch);
+	cleanup_closep(&d->fd);
+	free(d);
+}
+
+static void relay_dial_fail(struct relay_dial *d, int e)
+{
+	struct rpc_call *call = d->call;
+
+	relay_dial_free(d);
+	rpc_fail(call, rpc_code_from_errno(e), "connect: %s", strerror(-e));
+}
+
+static void relay_on_dialed(void *ctx, uint32_t events)
+{
+	struct relay_dial *d = ctx;
+	struct relay *r = d->relay;
+	struct rpc_call *call = d->call;
+	uint32_t stream = d->stream;
+	socklen_t len = sizeof(int);
+	int e = 0, fd;
+
+	if (getsockopt(d->fd, SOL_SOCKET, SO_ERROR, &e, &len) || e) {
+		relay_dial_fail(d, e ? -e : -EIO);
+		return;
+	}
+	loop_watch_remove(take_ptr(&d->watch));
+	fd = take_fd(&d->fd);
+	relay_dial_free(d);
+	e = r->transport->ops->attach(r->transport, stream, fd, fd, NULL, NULL, NULL);
+	if (e)
+		rpc_fail(call, rpc_code_from_errno(e), "stream %u: %s", stream, strerror(-e));
+	else
+		rpc_reply_empty(call);
+}
+
+static void relay_on_dial_timeout(void *ctx)
+{
+	relay_dial_fail(ctx, -ETIMEDOUT);
+}
+
+int relay_connect(struct relay *r, const AGENT_PB(ConnectRequest) * q, struct rpc_call *call,
+		  struct err *err)
+{
+	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)q->port)};
+	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)q->port)};
+	bool is_v4 = q->address.len == 4;
+	cleanup_close int fd =
+		socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	const void *to = is_v4 ? (const void *)&v4 : (const void *)&v6;
+	struct relay_dial *d;
+
+	memcpy(is_v4 ? (void *)&v4.sin_addr : (void *)&v6.sin6_addr, q->address.data,
+	       q->address.len);
+	if (fd < 0 || (connect(fd, to, is_v4 ? sizeof(v4) : sizeof(v6)) && errno != EINPROGRESS))
+		return err_set(err, -errno, "connect");
+	d = xcalloc(1, sizeof(*d));
+	d->relay = r;
+	d->stream = q->stream;
+	d->fd = take_fd(&fd);
+	list_append(&r->dials, &d->link);
+	d->watch = loop_watch_add(r->loop, d->fd, EPOLLOUT, relay_on_dialed, d);
+	if (!d->watch) {
+		relay_dial_free(d);
+		return err_set(err, -errno, "watch a connection");
+	}
+	d->call = call;
+	loop_timer_arm(r->loop, &d->timer, RELAY_DIAL_NS, relay_on_dial_timeout, d);
+	return 0;
+}
+
+void relay_stop_back(struct relay *r)
+{
+	struct relay_dial *d;
+
+	list_for_each (d, &r->dials, link)
+		relay_dial_free(d);
+	loop_timer_cancel(&r->poll);
+	nl_close(&r->diag);
+	free(r->known);
+}
