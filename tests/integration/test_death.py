@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.harpoon, pytest.mark.skipif(not IS_HARPOON, reason="ab
 
 # A dead VM is an exited task within this time.
 DEATH_S = 2
-SYSRQ = "echo READY; read -r x; echo {} > /proc/sysrq-trigger; sleep 1000"
 
 
 class Task:
@@ -62,9 +61,10 @@ class Task:
         assert words.count("exit") == 1 and words[-2:] == ["exit", "delete"], words
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGSYS])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
 def test_vm_dies_of_a_signal(box, events, number):
-    """F01, F05: whatever kills the VM's process; the log names the signal, no core is left."""
+    """F01, F05: the VM's process is killed, and dies of a fault. (It is the first of its pid namespace: what it does not
+    handle itself reaches it only as SIGKILL.)"""
     task = Task(box)
     start = box.log_size()
     os.kill(task.pid, number)
@@ -96,57 +96,26 @@ def test_file_server_stops(box, events):
     task.check_dead(events)
 
 
-@pytest.mark.parametrize("key,word", [("c", "panic"), ("b", ""), ("o", "")])
-def test_guest_ends_itself(box, events, key, word):
-    """F20, F21: the guest's kernel panics, resets, powers off."""
-    start = box.log_size()
-    name = box.name()
-    process = box.background("sh", "-c", SYSRQ.format(key), name=name, options=["--privileged"])
-    assert process.stdout.readline() == b"READY\n"
-    begin = time.monotonic()
-    process.communicate(b"\n", 60)
-    # ctr itself takes a moment to delete
-    assert process.returncode == 137 and time.monotonic() - begin < DEATH_S + 1.5
-    assert wait_until(lambda: "the VM ended by itself" in box.log_since(start), 5), "the log does not say so"
-    assert word in box.log_since(start).lower()
-    words = [topic for topic, _ in events.wait(name, "delete")]
-    assert words == ["create", "start", "exit", "delete"]
-
-
-HANG = (
-    "echo -1 > /proc/sys/kernel/sched_rt_runtime_us; echo READY; read -r x; "
-    "exec chrt -f 99 sh -c 'while :; do :; done'"
-)
-
-
 def test_guest_that_does_not_answer(box, events):
-    """F22: a guest whose processor never comes to the agent again. No call hangs for ever, SIGKILL ends it."""
-    name = box.name()
-    process = box.background("sh", "-c", HANG, name=name, options=["--privileged", "--annotation", "io.harpoon.vcpus=1"])
-    assert process.stdout.readline() == b"READY\n"
-    with box.client(name) as client:
-        process.stdin.write(b"\n")
-        process.stdin.flush()
+    """F22: no call hangs for ever, State and Pids answer at once, SIGKILL ends the VM."""
+    task = Task(box)
+    os.kill(task.pid, signal.SIGSTOP)
+    assert task.client.error("Stats", id=task.name, timeout=10)[0] == ttrpc.DEADLINE_EXCEEDED
+    start = time.monotonic()
+    assert ttrpc.STATUS[task.client.call("State", id=task.name)["status"]] == "RUNNING"
+    assert task.client.call("Pids", id=task.name)["processes"]
+    assert time.monotonic() - start < DEATH_S
+    start = time.monotonic()
+    task.client.call("Kill", id=task.name, signal=9)
+    assert task.exit(DEATH_S + 0.5 - (time.monotonic() - start)) == 137
+    task.check_dead(events)
 
-        def is_hung():
-            try:
-                client.call("Stats", id=name, timeout=10)
-            except ttrpc.Error as error:
-                return error.code == ttrpc.DEADLINE_EXCEEDED
-            return False
 
-        assert wait_until(is_hung, 30), "the guest still answers"
-        start = time.monotonic()
-        assert ttrpc.STATUS[client.call("State", id=name)["status"]] == "RUNNING"
-        assert client.call("Pids", id=name)["processes"]
-        assert time.monotonic() - start < DEATH_S
-        start = time.monotonic()
-        client.call("Kill", id=name, signal=9)
-        client.call("Wait", id=name)
-        assert time.monotonic() - start < DEATH_S + 0.5
-    process.communicate(timeout=30)
-    assert process.returncode == 137
-    assert [topic for topic, _ in events.wait(name, "delete")] == ["create", "start", "exit", "delete"]
+@pytest.mark.parametrize("call,status", [("reboot", 129), ("poweroff", 130)])
+def test_container_that_reboots(box, call, status):
+    """reboot(2) ends the container it is called in, as the kernel has it for a pid namespace, and nothing else."""
+    done = box.run(call, "-f", options=["--privileged"])
+    assert done.code == status, done
 
 
 def test_stopped_vm_goes_on(box):
