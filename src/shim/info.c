@@ -11,7 +11,8 @@
 
 #define INFO_HEAD \
 	"{\"ociVersionMin\":\"1.0.0\",\"ociVersionMax\":\"1.2.0\"," \
-	"\"hooks\":[\"prestart\",\"createRuntime\",\"startContainer\",\"poststart\",\"poststop\"],\"mountOptions\":["
+	"\"hooks\":[\"prestart\",\"createRuntime\",\"startContainer\",\"poststart\",\"poststop\"]" \
+	",\"mountOptions\":["
 #define INFO_TAIL \
 	"],\"linux\":{\"namespaces\":[\"cgroup\",\"ipc\",\"mount\",\"network\",\"pid\",\"user\"," \
 	"\"uts\"]," \
