@@ -86,6 +86,18 @@ static int relay_visit_socket(void *ctx, const struct nlmsghdr *h)
 	return 0;
 }
 
+/* Several sockets may share an address (SO_REUSEPORT). */
+static void relay_sort(struct relay_socket *v, size_t *nr)
+{
+	size_t kept = 0;
+
+	qsort(v, *nr, sizeof(*v), relay_compare);
+	for (size_t i = 0; i < *nr; i++)
+		if (!kept || relay_compare(&v[kept - 1], &v[i]))
+			v[kept++] = v[i];
+	*nr = kept;
+}
+
 static int relay_find_sockets(struct relay *r, struct relay_sockets *ret, struct err *err)
 {
 	static const uint8_t families[] = {AF_INET, AF_INET6};
@@ -108,7 +120,7 @@ static int relay_find_sockets(struct relay *r, struct relay_sockets *ret, struct
 		if (e && e != -EINTR)
 			return e;
 	}
-	qsort(ret->v, ret->nr, sizeof(ret->v[0]), relay_compare);
+	relay_sort(ret->v, &ret->nr);
 	return 0;
 }
 
@@ -165,6 +177,7 @@ int relay_listeners(struct relay *r, const AGENT_PB(ListenersRequest) * request,
 			memcpy(s->address, p->address.data, s->len);
 		s->ipv6_only = p->ipv6_only;
 	}
+	relay_sort(r->known, &r->nr_known);
 	r->listeners_call = call;
 	loop_timer_arm(r->loop, &r->poll, 0, relay_poll, r);
 	return 0;

@@ -25,6 +25,8 @@ static const struct {
 				    &harpoon__agent__v1__create_container_response__descriptor},
 	[AGENT_LISTEN] = {"Listen", NULL},
 	[AGENT_ACCEPT] = {"Accept", &harpoon__agent__v1__accept_response__descriptor},
+	[AGENT_LISTENERS] = {"Listeners", &harpoon__agent__v1__listeners_response__descriptor},
+	[AGENT_CONNECT] = {"Connect", NULL},
 	[AGENT_EXEC] = {"Exec", NULL},
 	[AGENT_START] = {"Start", &harpoon__agent__v1__start_response__descriptor},
 	[AGENT_SIGNAL] = {"Signal", NULL},

@@ -63,6 +63,7 @@ static void container_free_vm(struct container *c)
 	struct hv_vm *vm;
 
 	relay_stop(c->relay);
+	forward_stop(c->forward);
 	/* First the agent: the callbacks of its pending calls still use the rest. */
 	agent_client_free(agent);
 	taskio_close(&c->init.io);
@@ -70,6 +71,7 @@ static void container_free_vm(struct container *c)
 	if (vm)
 		hv_vm_free(vm);
 	relay_free(take_ptr(&c->relay));
+	forward_free(take_ptr(&c->forward));
 	network_free(take_ptr(&c->network));
 }
 
@@ -362,6 +364,8 @@ static void container_start_network(struct container *c)
 		return;
 	}
 	container_relay_name_servers(c);
+	if (network_mode(c->network) == NETWORK_HOST && !c->forward)
+		c->forward = forward_new(c->shim->loop, c->vm, c->agent, &c->next_stream);
 	if (r)
 		agent_client_call(c->agent, AGENT_NETWORK, &r->base, container_call_timeout_ns(c),
 				  container_network_set_up, c);

@@ -18,6 +18,7 @@
 
 #include "agent_client.h"
 #include "containerd_task.pb-c.h"
+#include "forward.h"
 #include "hooks.h"
 #include "hv.h"
 #include "network.h"
@@ -59,6 +60,7 @@ struct container {
 	struct hv_vm *vm;
 	struct network *network;
 	struct relay *relay;
+	struct forward *forward;
 	struct agent_client *agent;
 	struct clock_state clock;
 	pid_t pid; /* of the VM; kept when it is gone */

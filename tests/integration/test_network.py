@@ -1,6 +1,7 @@
 """Networks: the interfaces of a container's namespace are the guest's, whoever made them, and whenever."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -481,6 +482,30 @@ def test_host_network(box, uplink):
         assert "default via 192.168.50.1 dev up0" in head, done
         assert "192.168.50.2 hello" in rest and "fd00:50::2 hello" in rest, done
         assert server.wait(20) == 0, done
+
+
+@pytest.mark.harpoon
+def test_host_network_listens(box, uplink):
+    """What listens in the guest can be reached at the host's addresses, as long as it listens."""
+    script = "nc -ll -p 80 -e echo all & httpd -f -p 127.0.0.1:81 -h / & echo $! > /pid; sleep 1000"
+    name = box.detached("sh", "-c", script, options=["--net-host"])
+    for address in (("192.168.50.2", 80), ("127.0.0.1", 80)):
+        with connect(address) as sock:
+            assert read_all(sock) == b"all\n"
+    with connect(("127.0.0.1", 81)) as sock:
+        sock.sendall(b"GET /pid HTTP/1.0\r\n\r\n")
+        assert b" 200 OK" in read_all(sock)
+    client = "import socket; s = socket.create_connection(('192.168.50.2', 80), 60); print(s.recv(99).decode())"
+    assert "all" in netlab.sh(f'/usr/bin/python3 -c "{client}"', uplink)
+
+    def refuses(port):
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+    execute(box, name, "sh", "-c", "kill $(cat /pid)")
+    assert wait_until(lambda: refuses(81), 20, 0.1) and not refuses(80)
+    box.kill_and_delete(name)
+    assert refuses(80)
 
 
 @pytest.mark.harpoon

@@ -456,6 +456,11 @@ const struct hv_nic *network_nics(const struct network *n, size_t *ret_nr)
 	return NULL;
 }
 
+enum network_mode network_mode(const struct network *n)
+{
+	return NETWORK_OWN;
+}
+
 const struct hv_helper *network_helper(const struct network *n)
 {
 	return NULL;
