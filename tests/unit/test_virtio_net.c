@@ -68,7 +68,7 @@ static int open_tap(const char *name)
 
 	if (fd < 0)
 		return -1;
-	strcpy(ifr.ifr_name, name);
+	strncpy(ifr.ifr_name, name, sizeof(ifr.ifr_name) - 1);
 	assert_int_equal(ioctl(fd, TUNSETIFF, &ifr), 0);
 	assert_int_equal(ioctl(fd, TUNSETVNETHDRSZ, &hdr), 0);
 	assert_int_equal(ioctl(fd, TUNSETOFFLOAD, OFFLOADS), 0);
@@ -82,7 +82,7 @@ static int open_wire(const char *name)
 	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, htons(ETHERTYPE));
 
 	assert_true(fd >= 0);
-	strcpy(ifr.ifr_name, name);
+	strncpy(ifr.ifr_name, name, sizeof(ifr.ifr_name) - 1);
 	ifr.ifr_mtu = 9000;
 	assert_int_equal(ioctl(fd, SIOCSIFMTU, &ifr), 0);
 	ifr.ifr_flags = IFF_UP;

@@ -328,7 +328,7 @@ int main(int argc, char **argv)
 	signal(SIGXFSZ, SIG_IGN);
 	/* By hand: test_vmm_evil SEED ROUNDS */
 	if (argc == 3) {
-		attack(strtoull(argv[1], NULL, 10), (unsigned int)atoi(argv[2]), 1);
+		attack(strtoull(argv[1], NULL, 10), (unsigned int)strtoul(argv[2], NULL, 10), 1);
 		return 0;
 	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
