@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -33,19 +34,13 @@ struct fixture {
 	uint64_t hdr, data, status;
 };
 
-static struct fixture *fixture_new(bool read_only, int open_flags)
+static struct fixture *fixture_new_fd(int own_fd, int fd, bool read_only)
 {
 	struct fixture *f = xcalloc(1, sizeof(*f));
-	char path[] = "/tmp/harpoon-blk-XXXXXX";
 	struct virtio_device *dev;
 	struct err err;
-	int fd;
 
-	f->fd = mkstemp(path);
-	assert_true(f->fd >= 0);
-	assert_int_equal(ftruncate(f->fd, DISK), 0);
-	fd = open(path, open_flags | O_CLOEXEC);
-	unlink(path);
+	f->fd = own_fd;
 	assert_int_equal(
 		virtio_blk_new(&(struct virtio_blk_params){.fd = fd,
 							   .read_only = read_only,
@@ -58,6 +53,28 @@ static struct fixture *fixture_new(bool read_only, int open_flags)
 	f->data = vdrv_alloc(f->d, 1 << 20);
 	f->status = vdrv_alloc(f->d, 4096);
 	return f;
+}
+
+static struct fixture *fixture_new(bool read_only, int open_flags)
+{
+	char path[] = "/tmp/harpoon-blk-XXXXXX";
+	int own = mkstemp(path), fd;
+
+	assert_true(own >= 0);
+	assert_int_equal(ftruncate(own, DISK), 0);
+	fd = open(path, open_flags | O_CLOEXEC);
+	unlink(path);
+	return fixture_new_fd(own, fd, read_only);
+}
+
+/* A file system that cannot zero a range: it is done by hand. */
+static int set_up_in_memory(void **state)
+{
+	int fd = memfd_create("disk", MFD_CLOEXEC);
+
+	assert_int_equal(ftruncate(fd, DISK), 0);
+	*state = fixture_new_fd(fd, dup(fd), false);
+	return 0;
 }
 
 static int set_up(void **state)
@@ -405,6 +422,8 @@ int main(void)
 		CASE(test_any_layout),
 		CASE(test_get_id),
 		CASE(test_discard_and_write_zeroes),
+		cmocka_unit_test_setup_teardown(test_discard_and_write_zeroes, set_up_in_memory,
+						tear_down),
 		CASE(test_requests_that_are_refused),
 		cmocka_unit_test_setup_teardown(test_read_only, set_up_read_only, tear_down),
 		cmocka_unit_test_setup_teardown(test_errors_of_the_host_are_passed_on,

@@ -480,6 +480,101 @@ static void test_without_merged_buffers(void **state)
 	assert_int_equal(counts.rx_dropped, 1);
 }
 
+/* A TCP segment of 4000 bytes in one frame, for `gso_size` 1000. */
+#define BIG (54 + 4000)
+static void fill_big_frame(uint8_t *frame, const uint8_t *to, const uint8_t *from)
+{
+	/* IPv4, then TCP. */
+	static const uint8_t headers[] = {0x45, 0, 0x0f, 0xc8, 0,    1,	   0x40, 0, 64, 6,
+					  0,	0, 10,	 0,    0,    1,	   10,	 0, 0,	2,
+					  0x10, 0, 0x20, 0,    0,    0,	   0,	 1, 0,	0,
+					  0,	1, 0x50, 0x10, 0xff, 0xff, 0,	 0, 0,	0};
+
+	fill_frame(frame, to, from, BIG);
+	frame[12] = 8;
+	frame[13] = 0;
+	memcpy(frame + 14, headers, sizeof(headers));
+}
+
+static const struct virtio_net_hdr_v1 big = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+					     .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+					     .hdr_len = 54,
+					     .gso_size = 1000,
+					     .csum_start = 34,
+					     .csum_offset = 16};
+
+/* The host's kernel sends a frame that is to be cut into segments; the socket then has headers. */
+static void wire_sends_big(struct fixture *f)
+{
+	const struct sockaddr_ll to = {.sll_family = AF_PACKET,
+				       .sll_protocol = htons(ETH_P_IP),
+				       .sll_ifindex = (int)if_nametoindex("tap0"),
+				       .sll_halen = 6};
+	uint8_t frame[10 + BIG];
+	int on = 1;
+
+	memcpy(frame, &big, 10);
+	fill_big_frame(frame + 10, guest_mac, host_mac);
+	assert_int_equal(setsockopt(f->wire, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)), 0);
+	assert_int_equal(sendto(f->wire, frame, sizeof(frame), 0, (const void *)&to, sizeof(to)),
+			 sizeof(frame));
+}
+
+static void test_segmentation_is_left_to_the_guest(void **state)
+{
+	struct virtio_net_hdr_v1 h;
+	struct fixture *f;
+
+	NEEDS_NETWORK();
+	f = *state;
+	give_rx(f, 16);
+	wire_sends_big(f);
+	guest_receives(f);
+	assert_int_equal(f->frame_len, HDR + BIG);
+	memcpy(&h, f->frame, sizeof(h));
+	assert_int_equal(h.gso_type, VIRTIO_NET_HDR_GSO_TCPV4);
+	assert_int_equal(h.gso_size, 1000);
+	assert_int_equal(h.flags, VIRTIO_NET_HDR_F_NEEDS_CSUM);
+}
+
+/* A guest that has not agreed to such frames gets segments, with checksums, by the tap. */
+static void test_segmentation_for_a_modest_guest(void **state)
+{
+	struct virtio_net_counts counts;
+	struct fixture *f;
+
+	NEEDS_NETWORK();
+	f = *state;
+	vdrv_up(f->d, EVENT_IDX | MRG | STATUS, 128);
+	give_rx(f, 16);
+	vdrv_run(f->d);
+	wire_sends_big(f);
+	for (int i = 0; i < 4; i++) {
+		guest_receives(f);
+		assert_int_equal(f->frame_len, HDR + 54 + 1000);
+		assert_int_equal(f->frame[0], 0);
+		assert_int_equal(f->frame[1], VIRTIO_NET_HDR_GSO_NONE);
+	}
+	virtio_net_get_counts(f->dev, &counts);
+	assert_int_equal(counts.rx_dropped, 0);
+}
+
+static void test_segmentation_of_what_the_guest_sends(void **state)
+{
+	struct virtio_net_counts counts;
+	struct fixture *f;
+
+	NEEDS_NETWORK();
+	f = *state;
+	memcpy(vdrv_ptr(f->d, f->tx), &big, HDR);
+	fill_big_frame(vdrv_ptr(f->d, f->tx + HDR), host_mac, guest_mac);
+	send_raw(f, HDR + BIG);
+	vdrv_wait_used(f->d, TX, NULL);
+	virtio_net_get_counts(f->dev, &counts);
+	assert_int_equal(counts.tx_frames, 1);
+	assert_int_equal(counts.tx_dropped, 0);
+}
+
 static uint8_t control(struct fixture *f, const void *data, uint32_t len)
 {
 	struct vdrv_buf bufs[2] = {{f->tx, len, false}, {f->tx + 4096, 1, true}};
@@ -598,6 +693,9 @@ int main(void)
 		CASE(test_lengths),
 		CASE(test_receive_buffers_too_small),
 		CASE(test_without_merged_buffers),
+		CASE(test_segmentation_is_left_to_the_guest),
+		CASE(test_segmentation_for_a_modest_guest),
+		CASE(test_segmentation_of_what_the_guest_sends),
 		cmocka_unit_test_setup_teardown(test_control_queue, set_up_without_tap, tear_down),
 		cmocka_unit_test_setup_teardown(test_the_tap_comes_later, set_up_without_tap,
 						tear_down),

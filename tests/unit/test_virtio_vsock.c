@@ -43,6 +43,7 @@ struct fixture {
 	struct vsock_accept accept;
 	unsigned int nr_connects;
 	uint32_t asked_port;
+	bool reset_in_connect;
 	/* The last packet received. */
 	struct virtio_vsock_hdr h;
 	uint8_t data[VIRTQ_SIZE_MAX * 64];
@@ -67,6 +68,8 @@ static int on_connect(void *ctx, uint32_t host_port, uint32_t guest_port, struct
 
 	f->nr_connects++;
 	f->asked_port = host_port;
+	if (f->reset_in_connect)
+		vdrv_write(f->d, VIRTIO_MMIO_STATUS, 0);
 	*ret = f->accept;
 	return f->accept_error;
 }
@@ -87,7 +90,8 @@ static void give_rx(struct fixture *f, unsigned int nr)
 static int set_up_down(void **state)
 {
 	struct fixture *f = xcalloc(1, sizeof(*f));
-	const struct vsock_params params = {.guest_cid = CID, .on_connect = on_connect, .ctx = f};
+	const struct vsock_params params = {
+		.guest_cid = CID, .on_connect = on_connect, .ctx = f, .connect_timeout_ms = 500};
 	struct err err;
 
 	assert_int_equal(vsock_new(&params, &f->dev, &err), 0);
@@ -964,6 +968,82 @@ static void test_refusals_flood_is_bounded(void **state)
 	assert_int_equal(nr, 128);
 }
 
+static void test_guest_that_does_not_answer(void **state)
+{
+	struct fixture *f = *state;
+	struct end e = {0};
+	int sv[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(
+		vsock_connect(f->dev, HOST_PORT, GUEST_PORT, sv[1], sv[1], on_done, &e, NULL), 0);
+	receive(f, VIRTIO_VSOCK_OP_REQUEST);
+	wait_end(f, &e, -ETIMEDOUT);
+	receive(f, VIRTIO_VSOCK_OP_RST);
+	/* Too late. */
+	send_op(f, VIRTIO_VSOCK_OP_RESPONSE, 0);
+	receive(f, VIRTIO_VSOCK_OP_RST);
+	close(sv[0]);
+}
+
+static void test_guest_that_never_closes(void **state)
+{
+	struct fixture *f = *state;
+	struct end e = {0};
+	int fd = open_stream(f, &e, NULL);
+
+	shutdown(fd, SHUT_WR);
+	receive(f, VIRTIO_VSOCK_OP_SHUTDOWN);
+	send_op(f, VIRTIO_VSOCK_OP_SHUTDOWN, VIRTIO_VSOCK_SHUTDOWN_SEND);
+	receive(f, VIRTIO_VSOCK_OP_SHUTDOWN);
+	wait_end(f, &e, 0);
+	close(fd);
+	/* The ports stay in use until the guest is cut off. */
+	assert_int_equal(vsock_connect(f->dev, HOST_PORT, GUEST_PORT, -1, -1, on_done, NULL, NULL),
+			 -EADDRINUSE);
+	receive(f, VIRTIO_VSOCK_OP_RST);
+	vdrv_run(f->d);
+	e = (struct end){0};
+	fd = open_stream(f, &e, NULL);
+	close(fd);
+	vdrv_wait(f->d, &e.done);
+}
+
+/* Streams that only wait for the guest's last word give way to new ones. */
+static void test_lingering_streams_give_way(void **state)
+{
+	struct fixture *f = *state;
+
+	for (uint32_t i = 0; i < VSOCK_STREAMS_MAX + 50; i++) {
+		struct virtio_vsock_hdr h = packet(VIRTIO_VSOCK_OP_RESPONSE, i, 1);
+		struct end e = {0};
+
+		assert_int_equal(vsock_connect(f->dev, i, 1, -1, -1, on_done, &e, NULL), 0);
+		receive(f, VIRTIO_VSOCK_OP_REQUEST);
+		send_packet(f, &h, NULL);
+		receive(f, VIRTIO_VSOCK_OP_SHUTDOWN);
+		wait_end(f, &e, 0);
+	}
+}
+
+static void test_reset_while_the_host_decides(void **state)
+{
+	struct fixture *f = *state;
+	struct virtio_vsock_hdr h = packet(VIRTIO_VSOCK_OP_REQUEST, HOST_PORT, GUEST_PORT);
+	struct end e = {0};
+	int sv[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	f->accept = (struct vsock_accept){.rfd = sv[1], .wfd = sv[1], .done = on_done, .ctx = &e};
+	f->reset_in_connect = true;
+	memcpy(vdrv_ptr(f->d, f->tx_gpa), &h, HDR);
+	assert_true(vdrv_add(f->d, TX, &(struct vdrv_buf){f->tx_gpa, HDR, false}, 1) >= 0);
+	vdrv_kick(f->d, TX);
+	wait_end(f, &e, -ECONNRESET);
+	assert_read(sv[0], "");
+	close(sv[0]);
+}
+
 static void test_ports_in_use(void **state)
 {
 	struct fixture *f = *state;
@@ -1008,6 +1088,10 @@ int main(void)
 		CASE(test_receive_buffers_too_small),
 		CASE(test_connection_flood_is_bounded),
 		CASE(test_refusals_flood_is_bounded),
+		CASE(test_guest_that_does_not_answer),
+		CASE(test_guest_that_never_closes),
+		CASE(test_lingering_streams_give_way),
+		CASE(test_reset_while_the_host_decides),
 		CASE(test_ports_in_use),
 	};
 

@@ -427,7 +427,7 @@ int vsock_connect(struct virtio_device *dev, uint32_t host_port, uint32_t guest_
 		}
 	}
 	if (!r) {
-		loop_timer_arm(v->loop, &s->timer, VSOCK_CONNECT_TIMEOUT_NS,
+		loop_timer_arm(v->loop, &s->timer, v->params.connect_timeout_ms * 1000000ull,
 			       vsock_on_connect_timeout, s);
 		vsock_stream_want(s, VSOCK_WANT_REQUEST);
 		vsock_pump(v);
@@ -535,6 +535,8 @@ int vsock_new(const struct vsock_params *params, struct virtio_device **ret, str
 	int r;
 
 	v->params = *params;
+	if (!v->params.connect_timeout_ms)
+		v->params.connect_timeout_ms = VSOCK_CONNECT_TIMEOUT_MS;
 	for (unsigned int i = 0; i < VSOCK_BUCKETS; i++)
 		list_init(&v->buckets[i]);
 	list_init(&v->streams);

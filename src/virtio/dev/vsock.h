@@ -26,6 +26,8 @@
 /* Bytes from the guest that may wait for their readers, all streams together. */
 #define VSOCK_BYTES_MAX (32u << 20)
 #define VSOCK_HOST_CID 2
+/* Time counts while the VM is paused, too. */
+#define VSOCK_CONNECT_TIMEOUT_MS 10000
 
 struct vsock_stream;
 
@@ -54,6 +56,8 @@ struct vsock_params {
 	int (*on_connect)(void *ctx, uint32_t host_port, uint32_t guest_port,
 			  struct vsock_accept *ret);
 	void *ctx;
+	/* How long vsock_connect() waits for the guest's answer; 0 = VSOCK_CONNECT_TIMEOUT_MS. */
+	uint32_t connect_timeout_ms;
 };
 
 /* Taken over by a transport. */

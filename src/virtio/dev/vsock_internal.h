@@ -19,7 +19,6 @@
 #define VSOCK_SPARES_MAX 4	     /* empty buffers kept */
 /* A peer's buffer counts for no more than this: sequence numbers must stay comparable. */
 #define VSOCK_PEER_CREDIT_MAX (1u << 30)
-#define VSOCK_CONNECT_TIMEOUT_NS (10ull * 1000000000)
 #define VSOCK_LINGER_NS (2ull * 1000000000)
 #define VSOCK_BUCKETS 256
 #define VSOCK_REFUSALS_MAX 128
