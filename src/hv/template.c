@@ -9,6 +9,7 @@
  */
 #include "template.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -24,7 +25,7 @@
 #include "template_internal.h"
 #include "util.h"
 
-#define TEMPLATE_READ (256 * 1024)
+#define TEMPLATE_PAGE 4096
 #define TEMPLATE_USED_S 3600
 
 const char *const template_files[TEMPLATE_NR_FILES] = {"memory", "state", "channel"};
@@ -149,20 +150,52 @@ int template_read_meta(int dir_fd, const char *key, struct template_meta *ret)
 
 /* ---- hashes, and the stamp that they were compared ---- */
 
+/* Pages of zeros are left out, wherever the file system keeps them: guest memory is mostly those. */
+static void template_hash_page(struct sha256 *s, uint64_t offset, const uint8_t *page, size_t len)
+{
+	uint64_t le = htole64(offset);
+
+	if (!page[0] && !memcmp(page, page + 1, len - 1))
+		return;
+	sha256_add(s, &le, sizeof(le));
+	sha256_add(s, page, len);
+}
+
+/* Where data goes on from `offset`, at a page's begin; `end` = nowhere. */
+static off_t template_next_data(int fd, off_t offset, off_t end)
+{
+	off_t data = lseek(fd, offset, SEEK_DATA);
+
+	if (data < 0)
+		return errno == ENXIO ? end : offset; /* a file system without holes */
+	return data / TEMPLATE_PAGE * TEMPLATE_PAGE;
+}
+
 int template_hash(int fd, char hex[SHA256_HEX_LEN + 1])
 {
-	cleanup_free uint8_t *data = xmalloc(TEMPLATE_READ);
+	uint8_t data[16 * TEMPLATE_PAGE];
 	struct sha256 s;
+	struct stat st;
+	uint64_t le;
 	off_t at = 0;
-	ssize_t n;
 
+	if (fstat(fd, &st))
+		return -errno;
 	sha256_init(&s);
-	while ((n = pread(fd, data, TEMPLATE_READ, at)) > 0) {
-		sha256_add(&s, data, (size_t)n);
+	while ((at = template_next_data(fd, at, st.st_size)) < st.st_size) {
+		ssize_t n = pread(fd, data, sizeof(data), at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		for (ssize_t k = 0; k < n; k += TEMPLATE_PAGE)
+			template_hash_page(&s, (uint64_t)(at + k), data + k,
+					   (size_t)MIN(n - k, (ssize_t)TEMPLATE_PAGE));
 		at += n;
 	}
-	if (n < 0)
-		return -errno;
+	le = htole64((uint64_t)st.st_size);
+	sha256_add(&s, &le, sizeof(le));
 	sha256_end(&s, hex);
 	return 0;
 }
