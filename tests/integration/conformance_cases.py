@@ -553,7 +553,7 @@ CASES = [
 
 # Fields whose behaviour another test shows.
 ELSEWHERE = {
-    "process.consoleSize": "test_conformance.py",
+    "process.consoleSize": "../unit/test_agent.c",
     "hooks.prestart": "test_hooks.py",
     "hooks.createRuntime": "test_hooks.py",
     "hooks.createContainer": "test_hooks.py",

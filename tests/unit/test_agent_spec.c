@@ -126,6 +126,54 @@ static void test_time_namespace_in_user_namespace(void **state)
 	expect_output(h, &r, "monotonic 7 0\nboottime 0 0\n");
 }
 
+static void must_ref(struct harness *h, const char *method, const char *exec_id)
+{
+	struct harness_answer a;
+
+	harness_ref(h, &a, method, "c1", exec_id);
+	assert_string_equal(a.msg, "");
+	harness_answer_done(&a);
+}
+
+/* An exec is in the container's time namespace, too, and has a priority of its own. */
+static void test_exec_in_time_namespace(void **state)
+{
+	AGENT_PB(TimeOffset)
+	offset = HARPOON__AGENT__V1__TIME_OFFSET__INIT, *offsets[] = {&offset};
+	AGENT_PB(Scheduler) sched = HARPOON__AGENT__V1__SCHEDULER__INIT;
+	AGENT_PB(ExecRequest) e = HARPOON__AGENT__V1__EXEC_REQUEST__INIT;
+	struct harness *h = harness_of(state);
+	struct harness_stream *out = harness_output(h);
+	struct harness_request r;
+	struct harness_answer a;
+
+	offset.clock = CLOCK_BOOTTIME;
+	offset.secs = 1000;
+	harness_request_init(&r, "while :; do sleep 0.05; done");
+	r.create.namespaces |= CLONE_NEWTIME;
+	r.create.time_offsets = offsets;
+	r.create.n_time_offsets = 1;
+	harness_call(h, &a, "CreateContainer", &r.create, NULL);
+	assert_string_equal(a.msg, "");
+	harness_answer_done(&a);
+	must_ref(h, "Start", "");
+	harness_request_init(&r, "grep boot /proc/self/timens_offsets | tr -s ' '; "
+				 "read -r l </proc/$$/stat; set -- ${l##*) }; echo ${17}");
+	r.process.stdout_stream = out->id;
+	r.process.scheduler = &sched;
+	sched.nice = 4;
+	e.id = "c1";
+	e.exec_id = "e1";
+	e.process = &r.process;
+	harness_call(h, &a, "Exec", &e, NULL);
+	assert_string_equal(a.msg, "");
+	harness_answer_done(&a);
+	must_ref(h, "Start", "e1");
+	harness_run_until(h, out, "boottime 1000 0\n4\n");
+	must_ref(h, "Delete", "e1");
+	must_ref(h, "Delete", "");
+}
+
 static void test_priorities(void **state)
 {
 	AGENT_PB(Scheduler) sched = HARPOON__AGENT__V1__SCHEDULER__INIT;
@@ -329,6 +377,7 @@ int main(void)
 		HARNESS_TEST(test_device_rules),
 		HARNESS_TEST(test_time_namespace),
 		HARNESS_TEST(test_time_namespace_in_user_namespace),
+		HARNESS_TEST(test_exec_in_time_namespace),
 		HARNESS_TEST(test_priorities),
 		HARNESS_TEST(test_tmpfs_of_the_image),
 		HARNESS_TEST(test_recursive_attributes),
