@@ -92,7 +92,7 @@ static int starthook_spawn(struct starthook *s, int state_fd, struct err *err)
 
 static void starthook_read(struct starthook *s)
 {
-	char rest[1024];
+	char rest[1024] = "";
 	ssize_t n;
 
 	for (;;) {

@@ -128,7 +128,7 @@ static void test_nothing_limited(void **state)
 static void test_update(void **state)
 {
 	struct env *e = *state;
-	struct oci_resources r = {.memory_limit = 1024ll << 20, .cpu_period = 50000};
+	struct oci_resources r = {.memory_limit = 1024LL << 20, .cpu_period = 50000};
 	struct err err = {0};
 
 	assert_int_equal(hostlimits_make_cgroup(&e->c, &err), 0);
