@@ -465,6 +465,20 @@ static uint32_t fill_fs(uint64_t at)
 	put64(at + 16, one_in(2) ? 1 : rnd() % 16);
 	for (unsigned int k = 24; k < len; k += 4)
 		write32(at + k, one_in(3) ? odd_number() : rnd() % 256);
+	/* Now and then what a kernel begins with: INIT, or the look-up of the one name there is. */
+	if (one_in(3)) {
+		len = 40 + 16;
+		write32(at + 4, 26);
+		write32(at + 40, 7);
+		write32(at + 44, 36);
+	} else if (one_in(3)) {
+		len = 40 + 5;
+		write32(at + 4, 1);
+		put64(at + 16, 1);
+		put64(at + 40, 0x65657274);
+	}
+	if (!one_in(10))
+		write32(at, len);
 	return len;
 }
 

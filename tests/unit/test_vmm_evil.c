@@ -1,5 +1,5 @@
 /*
- * A whole machine on a real /dev/kvm, with every device, and a guest that attacks them all (tests/evil). The
+ * A whole machine on a real /dev/kvm, with every device (and harpoon-fs, as root), and a guest that attacks them all (tests/evil). The
  * host keeps busy meanwhile: it connects, writes, reads, hangs up, sends frames, types. Whatever the guest
  * does, it ends by itself or by a fault of its own; this process, built with sanitizers too, is unharmed, and
  * afterwards holds what it held before.
@@ -9,13 +9,18 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -26,10 +31,13 @@
 #include "blk.h"
 #include "cleanup.h"
 #include "console.h"
+#include "fs_control.h"
+#include "io.h"
 #include "machine.h"
 #include "net.h"
 #include "rng.h"
 #include "util.h"
+#include "virtiofs.h"
 #include "vsock.h"
 
 #define DISK (1 << 20)
@@ -47,6 +55,10 @@ struct fixture {
 	struct machine *machine;
 	struct virtio_device *vsock;
 	int serial, disk, wire, console_in, console_out;
+	int control; /* of harpoon-fs */
+	pid_t server;
+	char tree[64]; /* what it exports */
+	unsigned int nr_devices;
 	bool is_over;
 	struct vcpus_end end;
 	struct stream streams[STREAMS];
@@ -152,6 +164,85 @@ static void use_the_rest(struct fixture *f)
 	(void)n;
 }
 
+/* --- the file server ----------------------------------------------------------------------------- */
+
+static void on_lost(void *ctx, const char *why)
+{
+	fail_msg("harpoon-fs is lost: %s", why);
+}
+
+/* The real harpoon-fs, of the same build, which takes root; false = not here. */
+static bool add_fs(struct fixture *f)
+{
+	struct virtiofs_params params = {
+		.tag = "harpoon", .max_files = 64, .on_lost = on_lost, .ctx = f};
+	char trunk_arg[32], control_arg[32];
+	struct virtio_device *dev;
+	int trunk[2], pair[2];
+	struct err err = {0};
+
+	if (geteuid() || !getenv("HARPOON_FS")) {
+		print_message("# without harpoon-fs, which takes root\n");
+		return false;
+	}
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, trunk), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	snprintf(trunk_arg, sizeof(trunk_arg), "--vmm-fd=%d", trunk[1]);
+	snprintf(control_arg, sizeof(control_arg), "--control-fd=%d", pair[1]);
+	f->server = fork();
+	assert_true(f->server >= 0);
+	if (!f->server) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		fcntl(trunk[1], F_SETFD, 0);
+		fcntl(pair[1], F_SETFD, 0);
+		execl(getenv("HARPOON_FS"), "harpoon-fs", trunk_arg, control_arg, NULL);
+		_exit(127);
+	}
+	close(trunk[1]);
+	close(pair[1]);
+	f->control = pair[0];
+	params.sock = trunk[0];
+	if (virtiofs_new(&params, &dev, &err) || machine_add_device(f->machine, dev, &err))
+		fail_msg("%s", err.msg);
+	return true;
+}
+
+/* After the start: the device's part of it is the loop's. */
+static void export_tree(struct fixture *f)
+{
+	struct fs_control_request req = {.op = FS_CONTROL_EXPORT, .name = "tree"};
+	struct fs_control_answer a;
+	int fd;
+
+	snprintf(f->tree, sizeof(f->tree), "/tmp/harpoon-test-evil-XXXXXX");
+	assert_non_null(mkdtemp(f->tree));
+	fd = open(f->tree, O_PATH | O_CLOEXEC);
+	assert_int_equal(io_send_fds(f->control, &req, sizeof(req), &fd, 1), 0);
+	while (recv(f->control, &a, sizeof(a), MSG_DONTWAIT) != sizeof(a)) {
+		assert_int_equal(errno, EAGAIN);
+		assert_int_equal(loop_run_once(f->loop, 10), 0);
+	}
+	assert_int_equal(a.error, 0);
+	close(fd);
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+	return remove(path);
+}
+
+/* It has to be alive still, and ends in order when its control socket does. */
+static void end_fs(struct fixture *f)
+{
+	int status;
+
+	assert_int_equal(waitpid(f->server, NULL, WNOHANG), 0);
+	close(f->control);
+	assert_int_equal(waitpid(f->server, &status, 0), f->server);
+	assert_int_equal(status, 0);
+	assert_int_equal(nftw(f->tree, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
 /* --- the machine --------------------------------------------------------------------------------- */
 
 static void add(struct fixture *f, struct virtio_device *dev)
@@ -228,8 +319,11 @@ static void run(struct fixture *f, const char *cmdline, int kvm_fd)
 	if (machine_new(f->loop, &c, &cb, f, &f->machine, &err))
 		fail_msg("%s", err.msg);
 	add_devices(f);
+	f->nr_devices = 6 + add_fs(f);
 	if (machine_start(f->machine, &(struct machine_env){0}, &err))
 		fail_msg("%s", err.msg);
+	if (f->server)
+		export_tree(f);
 	machine_run(f->machine);
 	while (!f->is_over) {
 		assert_true(util_now_ns() < deadline);
@@ -240,6 +334,8 @@ static void run(struct fixture *f, const char *cmdline, int kvm_fd)
 	}
 	machine_flush_console(f->machine);
 	listen_to_guest(f);
+	if (f->server)
+		end_fs(f);
 	machine_free(f->machine);
 }
 
@@ -263,6 +359,7 @@ static void attack(uint64_t seed, unsigned int rounds, unsigned int last)
 		xasprintf("seed=%llu rounds=%u last=%u", (unsigned long long)seed, rounds, last);
 	int kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	unsigned int nr_fds, nr_threads;
+	char found[32];
 
 	if (kvm_fd < 0) {
 		print_message("# SKIP /dev/kvm: %s\n", strerror(errno));
@@ -281,7 +378,8 @@ static void attack(uint64_t seed, unsigned int rounds, unsigned int last)
 	print_message("# seed %llu: %s; %llu streams ended\n", (unsigned long long)seed,
 		      f->end.text, (unsigned long long)f->nr_ends);
 	assert_int_equal(f->end.kind, VCPUS_END_RESET);
-	assert_non_null(strstr(f->text, "evil: 6 devices\n"));
+	snprintf(found, sizeof(found), "evil: %u devices\n", f->nr_devices);
+	assert_non_null(strstr(f->text, found));
 	assert_non_null(strstr(f->text, "evil: done\n"));
 	assert_null(strstr(f->text, "is gone"));
 	/* Streams of the host were served in between: the device came back each time. */
