@@ -113,6 +113,11 @@ int agent_prepare(struct agent *a, struct err *err)
 	return 0;
 }
 
+int agent_preload(struct agent *a, struct err *err)
+{
+	return devfilter_preload(&a->channel, err);
+}
+
 /* Synchronous: nothing of the container runs when this returns. */
 static void agent_kill_container(struct agent *a, struct container *c)
 {

@@ -20,5 +20,7 @@ int agent_new(struct loop *loop, const struct agent_params *params, struct trans
 int agent_serve(struct agent *a, int fd, struct err *err);
 /* What all containers share: controllers and the device filter of cgroup_dir. Idempotent. */
 int agent_prepare(struct agent *a, struct err *err);
+/* What most containers need and takes time, after agent_prepare(). Once. */
+int agent_preload(struct agent *a, struct err *err);
 /* Kills every container and waits for them, removes their cgroups. Accepts NULL. */
 void agent_free(struct agent *a);

@@ -162,7 +162,7 @@ static int container_filter_devices(const struct container *c,
 		v[nr++] = container_device_rule(r->device_rules[i]);
 	for (size_t i = 0; i < r->n_mounts; i++)
 		nr += container_block_device(r->mounts[i]->source, &v[nr]);
-	return nr ? devfilter_attach(c->cgroup_fd, v, nr, &c->agent->channel, err) : 0;
+	return nr ? devfilter_attach_below(c->cgroup_fd, v, nr, &c->agent->channel, err) : 0;
 }
 
 static int container_build(struct container *c, const AGENT_PB(CreateContainerRequest) * r,

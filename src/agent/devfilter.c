@@ -156,21 +156,10 @@ static int devfilter_load(const struct devfilter_program *p)
 	return devfilter_bpf(BPF_PROG_LOAD, &attr);
 }
 
-int devfilter_attach(int cgroup_fd, const struct devfilter_rule *given, size_t nr,
-		     const struct devfilter_device *denied, struct err *err)
+static int devfilter_attach_program(int cgroup_fd, int prog_fd, struct err *err)
 {
-	size_t rules = ARRAY_SIZE(devfilter_defaults) + nr + 1;
-	cleanup_free struct bpf_insn *insns =
-		xcalloc(DEVFILTER_HEAD_INSNS + rules * DEVFILTER_RULE_INSNS + DEVFILTER_TAIL_INSNS,
-			sizeof(*insns));
-	struct devfilter_program p = {.insns = insns};
-	cleanup_close int prog_fd = -1;
 	union bpf_attr attr;
 
-	devfilter_build(&p, given, nr, denied);
-	prog_fd = devfilter_load(&p);
-	if (prog_fd < 0)
-		return err_set(err, -errno, "load the device filter (%zu instructions)", p.nr);
 	memset(&attr, 0, sizeof(attr));
 	attr.target_fd = (uint32_t)cgroup_fd;
 	attr.attach_bpf_fd = (uint32_t)prog_fd;
@@ -179,4 +168,87 @@ int devfilter_attach(int cgroup_fd, const struct devfilter_rule *given, size_t n
 	if (devfilter_bpf(BPF_PROG_ATTACH, &attr))
 		return err_set(err, -errno, "attach the device filter");
 	return 0;
+}
+
+/* The one that was loaded ahead of time, for whoever needs just this one. */
+static struct {
+	struct devfilter_program p;
+	int fd;
+} devfilter_ready = {.fd = -1};
+
+static bool devfilter_is_ready(const struct devfilter_program *p)
+{
+	return devfilter_ready.fd >= 0 && devfilter_ready.p.nr == p->nr &&
+	       !memcmp(devfilter_ready.p.insns, p->insns, p->nr * sizeof(*p->insns));
+}
+
+/* Owned by the caller. */
+static struct bpf_insn *devfilter_room(size_t nr)
+{
+	size_t rules = ARRAY_SIZE(devfilter_defaults) + nr + 1;
+
+	return xcalloc(DEVFILTER_HEAD_INSNS + rules * DEVFILTER_RULE_INSNS + DEVFILTER_TAIL_INSNS,
+		       sizeof(struct bpf_insn));
+}
+
+int devfilter_attach(int cgroup_fd, const struct devfilter_rule *given, size_t nr,
+		     const struct devfilter_device *denied, struct err *err)
+{
+	cleanup_free struct bpf_insn *insns = devfilter_room(nr);
+	struct devfilter_program p = {.insns = insns};
+	cleanup_close int prog_fd = -1;
+
+	devfilter_build(&p, given, nr, denied);
+	if (devfilter_is_ready(&p))
+		return devfilter_attach_program(cgroup_fd, devfilter_ready.fd, err);
+	prog_fd = devfilter_load(&p);
+	if (prog_fd < 0)
+		return err_set(err, -errno, "load the device filter (%zu instructions)", p.nr);
+	return devfilter_attach_program(cgroup_fd, prog_fd, err);
+}
+
+/* The default rules come last, so they decide first: is there nothing left for this one to allow? */
+static bool devfilter_is_default(const struct devfilter_rule *r)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(devfilter_defaults); i++) {
+		const struct devfilter_rule *d = &devfilter_defaults[i];
+
+		if (r->kind == d->kind && (r->major == d->major || d->major == DEVFILTER_ANY) &&
+		    (r->minor == d->minor || d->minor == DEVFILTER_ANY) &&
+		    !(r->access & ~d->access))
+			return true;
+	}
+	return false;
+}
+
+int devfilter_attach_below(int cgroup_fd, const struct devfilter_rule *given, size_t nr,
+			   const struct devfilter_device *denied, struct err *err)
+{
+	cleanup_free struct devfilter_rule *rules = xcalloc(nr, sizeof(*rules));
+	bool allows = false;
+	size_t left = 0;
+
+	for (size_t i = 0; i < nr; i++) {
+		if (given[i].allow && devfilter_is_default(&given[i]))
+			continue;
+		rules[left++] = given[i];
+		allows |= given[i].allow;
+	}
+	/* What nothing allows is denied already. */
+	return allows ? devfilter_attach(cgroup_fd, rules, left, denied, err) : 0;
+}
+
+int devfilter_preload(const struct devfilter_device *denied, struct err *err)
+{
+	/* oci.WithDefaultSpec and WithDefaultUnixDevices, without what is default here, too. */
+	static const struct devfilter_rule containerd[] = {
+		{0, DEVFILTER_ANY, DEVFILTER_ANY, DEVFILTER_ACCESS_ALL, false},
+		{S_IFCHR, 5, 1, DEVFILTER_ACCESS_ALL, true}, /* console */
+	};
+	struct devfilter_program p = {.insns = devfilter_room(ARRAY_SIZE(containerd))};
+
+	devfilter_build(&p, containerd, ARRAY_SIZE(containerd), denied);
+	devfilter_ready.p = p;
+	devfilter_ready.fd = devfilter_load(&p);
+	return devfilter_ready.fd < 0 ? err_set(err, -errno, "load a device filter") : 0;
 }

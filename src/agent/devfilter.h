@@ -36,3 +36,14 @@ struct devfilter_rule {
  */
 int devfilter_attach(int cgroup_fd, const struct devfilter_rule *given, size_t nr,
 		     const struct devfilter_device *denied, struct err *err);
+/*
+ * For a folder below one that has the default filter: attaches the given rules as above, if they say anything
+ * that the default ones do not.
+ */
+int devfilter_attach_below(int cgroup_fd, const struct devfilter_rule *given, size_t nr,
+			   const struct devfilter_device *denied, struct err *err);
+/*
+ * Loads ahead of time what the function above loads for the rules that containerd gives to every container: the
+ * kernel checks a program for long. Any other set of rules is loaded when it is needed.
+ */
+int devfilter_preload(const struct devfilter_device *denied, struct err *err);

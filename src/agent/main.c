@@ -17,6 +17,7 @@
 #include "guest.h"
 #include "log.h"
 #include "mux.h"
+#include "network.h"
 
 /* On the kernel's command line; it becomes PID 1's environment. */
 #define INIT_TEMPLATE "harpoon_template"
@@ -51,6 +52,7 @@ static void init_prepare(void *ctx)
 static int init_prepare_template(struct init *in, struct err *err)
 {
 	if (guest_prepare(&guest_params, err) || agent_prepare(in->agent, err) ||
+	    agent_preload(in->agent, err) || network_park(err) ||
 	    guest_mount_shared(&guest_params, err))
 		return err->code;
 	return 0;

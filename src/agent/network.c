@@ -29,8 +29,12 @@
 #include "rtnl.h"
 
 #define NETWORK_DRIVER "/sys/bus/virtio/drivers/virtio_net"
+#define NETWORK_BUS_NAME_MAX 32
 /* What HV_NIC_MAC begins with. */
 static const uint8_t network_mac[RTNL_MAC_LEN - 1] = {0x02, 0x68, 0x70, 0x6e, 0x00};
+
+/* Names on the virtio bus of devices that were parked, by their number; "" = none. */
+static char network_parked[REQUEST_NICS_MAX][NETWORK_BUS_NAME_MAX];
 
 struct network {
 	const AGENT_PB(NetworkRequest) * r;
@@ -54,13 +58,18 @@ static int network_visit_link(void *ctx, const struct nlmsghdr *h)
 	return 0;
 }
 
-static int network_find_nics(struct network *n, struct err *err)
+static int network_list_nics(struct network *n, struct err *err)
 {
 	struct nl_msg m;
-	int r;
 
 	rtnl_begin_dump(&m, RTM_GETLINK, AF_UNSPEC);
-	r = nl_dump(&n->nl, &m, network_visit_link, n, err, "list network devices");
+	return nl_dump(&n->nl, &m, network_visit_link, n, err, "list network devices");
+}
+
+static int network_find_nics(struct network *n, struct err *err)
+{
+	int r = network_list_nics(n, err);
+
 	if (r)
 		return r;
 	for (size_t i = 0; i < n->r->n_interfaces; i++) {
@@ -99,16 +108,22 @@ static bool network_bus_name(const char *interface, char *ret, size_t room)
 	return false;
 }
 
+/* file: "bind" or "unbind". */
+static int network_tell_driver(const char *file, const char *bus_name)
+{
+	cleanup_free char *path = xasprintf(NETWORK_DRIVER "/%s", file);
+	cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : io_write_full(fd, bus_name, strlen(bus_name));
+}
+
 static void network_hide(const struct network *n, uint32_t nic)
 {
-	cleanup_close int fd = -1;
-	char name[64];
+	char name[NETWORK_BUS_NAME_MAX];
 	int e = -ENOENT;
 
-	if (network_bus_name(n->nics[nic].name, name, sizeof(name))) {
-		fd = open(NETWORK_DRIVER "/unbind", O_WRONLY | O_CLOEXEC);
-		e = fd < 0 ? -errno : io_write_full(fd, name, strlen(name));
-	}
+	if (network_bus_name(n->nics[nic].name, name, sizeof(name)))
+		e = network_tell_driver("unbind", name);
 	/* Seen, but down and without an address: no harm. */
 	if (e)
 		log_warn("network", "hide network device %u: %s", nic, strerror(-e));
@@ -372,13 +387,57 @@ static int network_add_routes(struct network *n, bool with_gateway, struct err *
 	return 0;
 }
 
+static bool network_all_parked(uint32_t nr_nics)
+{
+	for (uint32_t i = 0; i < MIN(nr_nics, REQUEST_NICS_MAX); i++)
+		if (!network_parked[i][0])
+			return false;
+	return true;
+}
+
+/* The interface is there when the driver has answered. */
+static int network_unpark(const AGENT_PB(NetworkRequest) * r, struct err *err)
+{
+	for (size_t i = 0; i < r->n_interfaces; i++) {
+		char *name = network_parked[r->interfaces[i]->nic];
+		int e = *name ? network_tell_driver("bind", name) : 0;
+
+		if (e)
+			return err_set(err, e, "take network device %u into use",
+				       r->interfaces[i]->nic);
+		*name = '\0';
+	}
+	return 0;
+}
+
+int network_park(struct err *err)
+{
+	cleanup(network_done) struct network n = {.nl = {.fd = -1}};
+
+	if (nl_open(&n.nl, NETLINK_ROUTE, err) || network_list_nics(&n, err))
+		return err->code;
+	for (uint32_t nic = 0; nic < REQUEST_NICS_MAX; nic++) {
+		char *name = network_parked[nic];
+		int e;
+
+		if (!n.nics[nic].ifindex ||
+		    !network_bus_name(n.nics[nic].name, name, NETWORK_BUS_NAME_MAX))
+			continue;
+		e = network_tell_driver("unbind", name);
+		if (e)
+			return err_set(err, e, "take network device %u away", nic);
+	}
+	return 0;
+}
+
 int network_set_up(const AGENT_PB(NetworkRequest) * r, struct err *err)
 {
 	cleanup(network_done) struct network n = {.r = r, .nl = {.fd = -1}};
 
-	if (!r->nr_nics)
+	if (!r->nr_nics || (!r->n_interfaces && network_all_parked(r->nr_nics)))
 		return 0;
-	if (nl_open(&n.nl, NETLINK_ROUTE, err) || network_find_nics(&n, err))
+	if (network_unpark(r, err) || nl_open(&n.nl, NETLINK_ROUTE, err) ||
+	    network_find_nics(&n, err))
 		return err->code;
 	network_hide_unused(&n);
 	if (network_free_names(&n, err))

@@ -12,3 +12,8 @@
 
 /* The request was checked. Not idempotent for the same device: its first hardware address is gone then. */
 int network_set_up(const AGENT_PB(NetworkRequest) * r, struct err *err);
+/*
+ * Takes all devices away from their driver, in a guest that will be saved: most clones use none, and taking
+ * one away is dear. network_set_up() gives back those that are used.
+ */
+int network_park(struct err *err);

@@ -58,7 +58,7 @@ int hv_choose_backend(const struct config *c, struct hv_choice *ret, struct err 
 				  "harpoon-vmm, which the kvm backend needs, is not installed");
 		return 0;
 	}
-	probe_kvm(&kvm);
+	probe_kvm_cached(&kvm);
 	snprintf(why, sizeof(why), "%s%s", kvm.text,
 		 kvm.state == PROBE_KVM_NATIVE ? "; harpoon-vmm cannot serve files yet" : "");
 	backend_take_qemu(ret, why);

@@ -23,6 +23,8 @@ struct probe_kvm {
 
 /* Runs a short 64-bit loop in a throw-away VM; takes a few ms. Never fails: the answer says why. */
 void probe_kvm(struct probe_kvm *ret);
+/* The same, from the file of an earlier one in this boot of the host if there is one. */
+void probe_kvm_cached(struct probe_kvm *ret);
 
 struct probe_qemu {
 	bool found;

@@ -188,11 +188,12 @@ static int build_locked(struct build *b, struct hv_params *params, const char *d
 		r = -EEXIST;
 	if (!r)
 		r = build_run(b, params);
+	/* First: a full disk has room for the note then. */
+	template_new_done(&b->new);
 	if (r && r != -EEXIST && r != -EBUSY) {
 		err_wrap(b->err, "make template %s", b->key);
 		template_note_failure(dir, b->key, b->err->msg);
 	}
-	template_new_done(&b->new);
 	return r;
 }
 
