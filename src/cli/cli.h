@@ -18,6 +18,7 @@ extern const struct cli_command cli_boot;
 extern const struct cli_command cli_check;
 extern const struct cli_command cli_config;
 extern const struct cli_command cli_template;
+extern const struct cli_command cli_trace;
 extern const struct cli_command cli_version;
 
 enum cli_option_type { CLI_FLAG, CLI_NUMBER, CLI_MEMORY };

@@ -202,6 +202,8 @@ void container_init_exited(struct container *c)
 	if (c->phase != CONTAINER_LIVE)
 		return;
 	c->phase = CONTAINER_EXITING;
+	timeline_end(&c->times, TIMELINE_RUN);
+	timeline_begin(&c->times, TIMELINE_END);
 	loop_timer_arm(c->shim->loop, &c->exit_timer, CONTAINER_DRAIN_NS, container_exit_timeout,
 		       c);
 	container_check_quiet(c);
@@ -249,6 +251,9 @@ static void container_stop(void *ctx)
 	task.exited_at_ns = c->init.exited_at_ns;
 	bundle_task_write(c->state_fd, &task);
 	process_publish_exit(&c->init);
+	timeline_end(&c->times, TIMELINE_END);
+	timeline_write(&c->times, c->state_fd);
+	timeline_keep(&c->times, c->id);
 	pause_forget(c);
 	if (c->delete_call)
 		container_delete_begin(c);
@@ -264,6 +269,8 @@ static void container_poststart_done(void *ctx, const struct err *err)
 
 	c->hooks = NULL;
 	r.pid = (uint32_t)c->pid;
+	timeline_end(&c->times, TIMELINE_START);
+	timeline_write(&c->times, c->state_fd);
 	if (call)
 		rpc_reply(call, &r.base);
 	if (c->init.has_exited)
@@ -301,6 +308,8 @@ static void container_started(void *ctx, const ProtobufCMessage *response, enum 
 			container_init_exited(c);
 		return;
 	}
+	timeline_end(&c->times, TIMELINE_EXEC);
+	timeline_begin(&c->times, TIMELINE_RUN);
 	c->init.state = TASK_RUNNING;
 	e.container_id = c->id;
 	e.pid = (uint32_t)c->pid;
@@ -312,6 +321,7 @@ static void container_start_process(struct container *c)
 {
 	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
 
+	timeline_begin(&c->times, TIMELINE_EXEC);
 	ref.id = c->id;
 	agent_client_call(c->agent, AGENT_START, &ref.base, container_call_timeout_ns(c),
 			  container_started, c);
@@ -322,6 +332,7 @@ static void container_network_set_up(void *ctx, const ProtobufCMessage *response
 {
 	struct container *c = ctx;
 
+	timeline_end(&c->times, TIMELINE_NETWORK);
 	if (code != RPC_OK)
 		container_started(c, response, code, message);
 	else
@@ -366,7 +377,9 @@ static void container_start_network(struct container *c)
 	container_relay_name_servers(c);
 	if (network_mode(c->network) == NETWORK_HOST && !c->forward)
 		c->forward = forward_new(c->shim->loop, c->vm, c->agent, &c->next_stream);
-	if (r)
+	timeline_begin(&c->times, TIMELINE_NETWORK);
+	/* A clone's devices are out of sight until they are used. */
+	if (r && (r->n_interfaces || !c->ready.is_clone))
 		agent_client_call(c->agent, AGENT_NETWORK, &r->base, container_call_timeout_ns(c),
 				  container_network_set_up, c);
 	else
@@ -387,6 +400,7 @@ void container_start(struct container *c, struct rpc_call *call)
 		rpc_fail(call, RPC_UNKNOWN, "cannot start a stopped process");
 		return;
 	}
+	timeline_begin(&c->times, TIMELINE_START);
 	c->init.start_call = call;
 	container_start_network(c);
 }

@@ -25,6 +25,7 @@
 #include "process.h"
 #include "relay.h"
 #include "shim.h"
+#include "timeline.h"
 
 #define CONTAINER_EXECS_MAX 1024
 /* How long output may take to reach its reader after its process has ended. */
@@ -63,6 +64,7 @@ struct container {
 	struct forward *forward;
 	struct agent_client *agent;
 	struct clock_state clock;
+	struct timeline times;
 	pid_t pid; /* of the VM; kept when it is gone */
 	struct process init;
 	struct list execs;

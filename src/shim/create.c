@@ -199,6 +199,7 @@ static void create_afterwards(void *ctx)
 	struct container *c = ctx;
 
 	trace_boot(c);
+	timeline_write(&c->times, c->state_fd);
 	if (c->vm)
 		hv_vm_build_template(c->vm);
 }
@@ -230,6 +231,7 @@ static void create_finish(struct container *c)
 	create_free(c);
 	r.pid = (uint32_t)c->pid;
 	rpc_reply(call, &r.base);
+	timeline_end(&c->times, TIMELINE_CREATE);
 	loop_timer_arm(c->shim->loop, &c->trace_timer, 0, create_afterwards, c);
 }
 
@@ -248,6 +250,7 @@ static void create_clock_set(void *ctx)
 {
 	struct container *c = ctx;
 
+	timeline_end(&c->times, TIMELINE_CLOCK);
 	if (c->phase == CONTAINER_CREATING)
 		create_has(c, CREATE_NEEDS_AGENT);
 }
@@ -263,6 +266,8 @@ static void create_agent_created(void *ctx, const ProtobufCMessage *response, en
 	}
 	process_set_guest_pid(
 		&c->init, ((const VMREQ_PB(CreateContainerResponse) *)(const void *)response)->pid);
+	timeline_end(&c->times, TIMELINE_CONTAINER);
+	timeline_begin(&c->times, TIMELINE_CLOCK);
 	/* Configure, a guest's first call, took too long to set the clock well; nothing runs yet. */
 	clock_set(c, create_clock_set);
 }
@@ -270,8 +275,12 @@ static void create_agent_created(void *ctx, const ProtobufCMessage *response, en
 static void create_agent_configured(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
 				    const char *message)
 {
+	struct container *c = ctx;
+
+	timeline_end(&c->times, TIMELINE_CONFIGURE);
+	timeline_begin(&c->times, TIMELINE_CONTAINER);
 	if (code != RPC_OK)
-		create_fail_code(ctx, code, message);
+		create_fail_code(c, code, message);
 }
 
 static int create_configure(struct container *c, struct err *err)
@@ -307,6 +316,9 @@ static void create_on_ready(void *ctx, const struct hv_ready *ready)
 	if (c->phase != CONTAINER_CREATING || c->create->err.code)
 		return;
 	c->ready = *ready;
+	timeline_set(&c->times, TIMELINE_VMM, ready->host_spawn_ns, ready->host_kernel_ns);
+	timeline_set(&c->times, TIMELINE_GUEST, ready->host_kernel_ns, ready->host_ready_ns);
+	timeline_begin(&c->times, TIMELINE_CONFIGURE);
 	/* A clone that failed was replaced. */
 	c->pid = hv_vm_pid(c->vm);
 	if (agent_client_new(c->shim->loop, c->vm, container_on_agent_lost, c, &c->agent, &err) ||
@@ -494,12 +506,18 @@ static int create_share_all(struct container *c, struct err *err)
 
 /* ---- streams and hooks ---- */
 
+static void create_stdio_done(struct container *c)
+{
+	timeline_end(&c->times, TIMELINE_STDIO);
+	create_has(c, CREATE_NEEDS_STDIO);
+}
+
 static void create_stdio_opened(void *ctx, const struct err *err)
 {
 	if (err->code)
 		create_fail(ctx, err);
 	else
-		create_has(ctx, CREATE_NEEDS_STDIO);
+		create_stdio_done(ctx);
 }
 
 static void create_hooks_done(void *ctx, const struct err *err)
@@ -507,6 +525,7 @@ static void create_hooks_done(void *ctx, const struct err *err)
 	struct container *c = ctx;
 
 	c->hooks = NULL;
+	timeline_end(&c->times, TIMELINE_HOOKS);
 	if (err->code)
 		create_fail(c, err);
 	else
@@ -524,6 +543,7 @@ static void create_start_hooks(struct container *c)
 		c->create->needs &= ~CREATE_NEEDS_HOOKS;
 		return;
 	}
+	timeline_begin(&c->times, TIMELINE_HOOKS);
 	state = hooks_state_json(c->spec, c->id, "creating", c->pid, c->bundle);
 	c->hooks = hooks_start(c->shim->loop, c->hook_lists, 2, state, false, HOOKS_DEFAULT_LIMIT_S,
 			       create_hooks_done, c);
@@ -537,16 +557,23 @@ static int create_run(struct container *c, struct err *err)
 
 	if (!r)
 		r = create_check_request(req, err);
+	timeline_begin(&c->times, TIMELINE_SPEC);
 	if (!r)
 		r = create_open_bundle(c, err);
 	if (!r)
 		r = create_read_spec(c, err);
+	timeline_end(&c->times, TIMELINE_SPEC);
+	timeline_begin(&c->times, TIMELINE_PROCESSES);
 	if (!r)
 		r = create_start_vm(c, err);
+	timeline_end(&c->times, TIMELINE_PROCESSES);
+	timeline_begin(&c->times, TIMELINE_MOUNTS);
 	if (!r)
 		r = create_share_all(c, err);
+	timeline_end(&c->times, TIMELINE_MOUNTS);
 	if (r)
 		return r;
+	timeline_begin(&c->times, TIMELINE_STDIO);
 	taskio_number(&c->init.io, &c->next_stream);
 	taskio_open(&c->init.io, create_stdio_opened, c);
 	create_start_hooks(c);
@@ -574,6 +601,7 @@ void create_begin(struct shim *shim, const Ctrd__CreateTaskRequest *req, struct 
 	}
 	c = container_new(shim, req);
 	shim->container = c;
+	timeline_begin(&c->times, TIMELINE_CREATE);
 	c->create = xcalloc(1, sizeof(*c->create));
 	*c->create = (struct create){.call = call,
 				     .req = req,
