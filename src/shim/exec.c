@@ -1,7 +1,9 @@
 /*
  * Exec processes: added, started, deleted; see process.h.
  *
- * Start: open the FIFOs, let the agent prepare the process (Exec), attach the streams, let it run (Start).
+ * Start: open the FIFOs, attach the streams, tell the agent about the process (Exec), let it run (Start), ask for its
+ * end (Wait): all three in one go, as the agent takes the requests of a connection in order and each answer waited for
+ * would cost a way into the guest and back. Where Exec fails Start fails after it, and Exec's answer is the reason.
  * A Start that fails leaves the process in "created", publishes nothing, and releases those who wait.
  */
 #include <errno.h>
@@ -15,8 +17,21 @@
 #include "util.h"
 #include "vmreq.h"
 
+/* What the answer of Wait knows of the process, which may be deleted or started anew by then. */
+struct exec_wait {
+	struct process *process; /* NULL = nobody is interested any more */
+};
+
+static void exec_forget_wait(struct process *p)
+{
+	if (p->wait)
+		p->wait->process = NULL;
+	p->wait = NULL;
+}
+
 static void exec_free(struct process *p)
 {
+	exec_forget_wait(p);
 	p->container->nr_execs--;
 	process_done(p);
 	free(p);
@@ -70,6 +85,10 @@ static void exec_start_failed(struct process *p, enum rpc_code code, const char 
 {
 	struct rpc_call *call = take_ptr(&p->start_call);
 
+	exec_forget_wait(p);
+	p->has_exited = false;
+	p->exit_status = 0;
+	p->exited_at_ns = 0;
 	taskio_close(&p->io);
 	exec_forget(p);
 	/* A missing program is no missing process. */
@@ -79,23 +98,34 @@ static void exec_start_failed(struct process *p, enum rpc_code code, const char 
 	process_release_waiters(p);
 }
 
+static void exec_exited(struct process *p)
+{
+	process_publish_exit(p);
+	container_check_quiet(p->container);
+}
+
 static void exec_waited(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
 			const char *message)
 {
-	struct process *p = ctx;
+	cleanup_free struct exec_wait *wait = ctx;
+	struct process *p = wait->process;
 	const VMREQ_PB(WaitResponse) *w = (const void *)response;
 
+	if (!p)
+		return;
+	p->wait = NULL;
 	/* The VM is gone: process_exec_vm_gone() follows. */
 	if (code == RPC_UNAVAILABLE || code == RPC_CANCELED)
 		return;
-	if (code != RPC_OK) {
+	if (code == RPC_OK) {
+		process_set_exited(p, w->exit_status);
+		/* The event of its start must come first. */
+		if (!p->start_call)
+			exec_exited(p);
+	} else if (!p->start_call) {
 		log_err("shim", "wait for exec %s: %s", p->exec_id, message);
 		container_give_up_vm(p->container, "the agent lost an exec process");
-		return;
 	}
-	process_set_exited(p, w->exit_status);
-	process_publish_exit(p);
-	container_check_quiet(p->container);
 }
 
 static void exec_started(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
@@ -103,13 +133,17 @@ static void exec_started(void *ctx, const ProtobufCMessage *response, enum rpc_c
 {
 	struct process *p = ctx;
 	struct container *c = p->container;
-	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+	struct err why = p->start_err;
 	Ctrd__TaskExecStarted e = CTRD__TASK_EXEC_STARTED__INIT;
 	Ctrd__PidResponse r = CTRD__PID_RESPONSE__INIT;
 	struct rpc_call *call;
 
 	if (code != RPC_OK) {
-		exec_start_failed(p, code, message);
+		/* What the agent said to Exec comes before what it says to Start. */
+		if (why.code && code != RPC_CANCELED && code != RPC_UNAVAILABLE)
+			exec_start_failed(p, (enum rpc_code)why.code, why.msg);
+		else
+			exec_start_failed(p, code, message);
 		return;
 	}
 	call = take_ptr(&p->start_call);
@@ -121,51 +155,61 @@ static void exec_started(void *ctx, const ProtobufCMessage *response, enum rpc_c
 	container_publish(c, "/tasks/exec-started", "TaskExecStarted", &e.base);
 	r.pid = process_public_pid(p);
 	rpc_reply(call, &r.base);
-	ref.id = c->id;
-	ref.exec_id = p->exec_id;
-	agent_client_call(c->agent, AGENT_WAIT, &ref.base, 0, exec_waited, p);
+	if (p->has_exited)
+		exec_exited(p);
+	else if (!p->wait)
+		container_give_up_vm(c, "the agent lost an exec process");
 }
 
-static void exec_drained(void *ctx);
-
+/* Start is answered after this. */
 static void exec_prepared(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
 			  const char *message)
 {
 	struct process *p = ctx;
-	struct container *c = p->container;
-	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
-	struct err err = {0};
 
-	if (code == RPC_OK && taskio_attach(&p->io, c->vm, exec_drained, p, &err)) {
-		code = rpc_code_from_errno(err.code);
-		message = err.msg;
-	}
-	if (code != RPC_OK) {
-		exec_start_failed(p, code, message);
+	if (code == RPC_OK)
 		return;
-	}
+	err_say(&p->start_err, (int)code, "%s", message ? message : "");
+}
+
+static void exec_drained(void *ctx);
+
+/* Exec, Start and Wait. */
+static void exec_send(struct process *p)
+{
+	struct container *c = p->container;
+	VMREQ_PB(ExecRequest) *req = vmreq_exec_new(c->id, p->exec_id, p->spec, c->spec, &p->io);
+	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+	uint64_t limit = container_call_timeout_ns(c);
+
+	p->start_err = (struct err){0};
+	exec_forget_wait(p);
+	p->wait = xcalloc(1, sizeof(*p->wait));
+	p->wait->process = p;
 	ref.id = c->id;
 	ref.exec_id = p->exec_id;
-	agent_client_call(c->agent, AGENT_START, &ref.base, container_call_timeout_ns(c),
-			  exec_started, p);
+	agent_client_call(c->agent, AGENT_EXEC, &req->base, limit, exec_prepared, p);
+	agent_client_call(c->agent, AGENT_START, &ref.base, limit, exec_started, p);
+	agent_client_call(c->agent, AGENT_WAIT, &ref.base, 0, exec_waited, p->wait);
+	vmreq_exec_free(req);
 }
 
 static void exec_opened(void *ctx, const struct err *err)
 {
 	struct process *p = ctx;
 	struct container *c = p->container;
-	VMREQ_PB(ExecRequest) * req;
+	struct err failed = *err;
 
-	if (err->code || c->phase != CONTAINER_LIVE) {
-		exec_start_failed(
-			p, err->code ? rpc_code_from_errno(err->code) : RPC_FAILED_PRECONDITION,
-			err->code ? err->msg : "the container has ended");
+	if (!failed.code && c->phase != CONTAINER_LIVE) {
+		exec_start_failed(p, RPC_FAILED_PRECONDITION, "the container has ended");
 		return;
 	}
-	req = vmreq_exec_new(c->id, p->exec_id, p->spec, c->spec, &p->io);
-	agent_client_call(c->agent, AGENT_EXEC, &req->base, container_call_timeout_ns(c),
-			  exec_prepared, p);
-	vmreq_exec_free(req);
+	if (!failed.code)
+		taskio_attach(&p->io, c->vm, exec_drained, p, &failed);
+	if (failed.code)
+		exec_start_failed(p, rpc_code_from_errno(failed.code), failed.msg);
+	else
+		exec_send(p);
 }
 
 void process_exec_start(struct process *p, struct rpc_call *call)

@@ -10,12 +10,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "err.h"
 #include "oci.h"
 #include "rpc.h"
 #include "state.h"
 #include "taskio.h"
 
 struct container;
+struct exec_wait;
 
 /*
  * How a process of the guest is told by number to the outside: its pid in the guest plus this. No process of a
@@ -39,7 +41,9 @@ struct process {
 	uint32_t exit_status;
 	int64_t exited_at_ns; /* CLOCK_REALTIME of the host */
 	struct list waiters;
-	struct rpc_call *start_call;  /* Start under way */
+	struct rpc_call *start_call; /* Start under way */
+	struct err start_err;	/* exec: code is an enum rpc_code, what the agent said to Exec */
+	struct exec_wait *wait; /* exec: the agent's Wait under way */
 	struct rpc_call *delete_call; /* exec: Delete waits for the output */
 	struct loop_timer delete_timer;
 };

@@ -123,8 +123,20 @@ void fake_answer_start(void)
 	rpc_reply(take_ptr(&the_vm->start_call), &r.base);
 }
 
+static void fake_on_exec(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	if (fake.exec_code)
+		rpc_fail(call, fake.exec_code, "exec: the fake agent does not want it");
+	else
+		rpc_reply_empty(call);
+}
+
 static void fake_on_start(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
 {
+	if (fake.exec_code && *((const PB(ProcessRef) *)m)->exec_id) {
+		rpc_fail(call, RPC_NOT_FOUND, "there is no such process");
+		return;
+	}
 	the_vm->start_call = call;
 	if (fake.exit_on_start)
 		fake_exit("", fake.exit_on_start - 1);
@@ -200,7 +212,7 @@ static const struct rpc_method fake_methods[] = {
 	{"Configure", &FN(configure_request__descriptor), &FN(empty__descriptor), fake_on_empty},
 	{"CreateContainer", &FN(create_container_request__descriptor),
 	 &FN(create_container_response__descriptor), fake_on_create},
-	{"Exec", &FN(exec_request__descriptor), &FN(empty__descriptor), fake_on_empty},
+	{"Exec", &FN(exec_request__descriptor), &FN(empty__descriptor), fake_on_exec},
 	{"Start", &FN(process_ref__descriptor), &FN(start_response__descriptor), fake_on_start},
 	{"Signal", &FN(signal_request__descriptor), &FN(empty__descriptor), fake_on_signal},
 	{"Wait", &FN(process_ref__descriptor), &FN(wait_response__descriptor), fake_on_wait},

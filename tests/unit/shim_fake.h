@@ -32,6 +32,7 @@ struct fake {
 	bool never_ready;	   /* the agent never greets */
 	enum rpc_code create_code; /* CreateContainer's answer */
 	const char *create_text;
+	enum rpc_code exec_code; /* Exec's answer; Start then knows no such process */
 	enum rpc_code pids_code; /* Pids' answer */
 	bool signals_ignored;	 /* Signal is never answered */
 	uint64_t oom_kills;	 /* told with an exit */

@@ -808,6 +808,63 @@ static void test_exec_ends_before_init(void **state)
 				      "exit:e1:137 exit:c1:0 ");
 }
 
+/* Exec, Start and Wait go to the agent together: the answer is Exec's, and another try is possible. */
+static void test_exec_refused_by_the_agent(void **state)
+{
+	struct answer a;
+
+	NEED_ROOT();
+	create_and_start();
+	exec_add("e1", &a);
+	ref("Wait", "e1", &env->exec_wait);
+	fake.exec_code = RPC_FAILED_PRECONDITION;
+	call("Start", "e1", &a);
+	assert_int_equal(a.code, RPC_FAILED_PRECONDITION);
+	assert_string_equal(a.text, "exec: the fake agent does not want it");
+	until(&env->exec_wait.done);
+	assert_int_equal(env->exec_wait.exit_status, 0);
+	call("State", "e1", &a);
+	assert_int_equal(a.status, CTRD__STATUS__CREATED);
+	fake.exec_code = RPC_OK;
+	call("Start", "e1", &a);
+	assert_int_equal(a.code, RPC_OK);
+	ref("Wait", "e1", &env->exec_wait);
+	fake_exit("e1", 3);
+	until(&env->exec_wait.done);
+	assert_int_equal(env->exec_wait.exit_status, 3);
+	exec_add("e2", &a);
+	fake.exec_code = RPC_NOT_FOUND;
+	call("Start", "e2", &a);
+	assert_int_equal(a.code, RPC_UNKNOWN);
+	/* Deleted with the agent's Wait still under way: its answer finds nobody. */
+	call("Delete", "e2", &a);
+	assert_int_equal(a.code, RPC_OK);
+	settle();
+	assert_string_equal(env->log, "create start exec-added exec-started exit:e1:3 exec-added ");
+}
+
+static void test_exec_ends_before_start_is_answered(void **state)
+{
+	struct answer a;
+
+	NEED_ROOT();
+	create_and_start();
+	exec_add("e1", &a);
+	ref("Wait", "e1", &env->exec_wait);
+	fake.hold_start = true;
+	ref("Start", "e1", &env->start);
+	settle();
+	fake_exit("e1", 4);
+	settle();
+	assert_false(env->exec_wait.done);
+	fake_answer_start();
+	until(&env->exec_wait.done);
+	assert_int_equal(env->start.code, RPC_OK);
+	assert_int_equal(env->exec_wait.exit_status, 4);
+	settle();
+	assert_string_equal(env->log, "create start exec-added exec-started exit:e1:4 ");
+}
+
 static void test_vm_dies_with_exec_running(void **state)
 {
 	struct answer a;
@@ -998,6 +1055,8 @@ int main(void)
 		T(test_oom_of_a_child),
 		T(test_oom_told_with_the_exit),
 		T(test_exec_ends_before_init),
+		T(test_exec_refused_by_the_agent),
+		T(test_exec_ends_before_start_is_answered),
 		T(test_vm_dies_with_exec_running),
 		T(test_output_before_wait),
 		T(test_output_to_a_file),
