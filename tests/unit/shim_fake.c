@@ -94,6 +94,9 @@ static void fake_on_wait(struct rpc_call *call, const ProtobufCMessage *m, void 
 {
 	struct fake_wait *w = fake_wait_for(((const PB(ProcessRef) *)m)->exec_id);
 
+	/* The process was deleted and defined anew meanwhile. */
+	if (w->call)
+		rpc_fail(take_ptr(&w->call), RPC_NOT_FOUND, "the process was deleted");
 	w->call = call;
 	if (w->ended)
 		fake_answer_wait(w);
