@@ -8,7 +8,8 @@ BUILD = ROOT / "build"
 HOST_BUILD = BUILD / "host"
 ASAN_BUILD = BUILD / "asan"
 GUEST_BUILD = BUILD / "guest"
-KERNEL = GUEST_BUILD / "vmlinux"
+# Another guest kernel for tests and benchmarks
+KERNEL = ROOT / os.environ.get("HARPOON_TEST_KERNEL", GUEST_BUILD / "vmlinux")
 INITRD = GUEST_BUILD / "initrd"
 QEMU = "/usr/bin/qemu-system-x86_64"
 RUNTIME = "io.containerd.harpoon.v1"
