@@ -112,6 +112,11 @@ def invoke(command, conf, container, netns, args=None):
     return result
 
 
+def joined(name):
+    """Options of `ctr run` for a container in the namespace `name`."""
+    return ["--with-ns", f"network:/run/netns/{name}"]
+
+
 def namespaces():
     """Names of `ip netns`."""
     folder = pathlib.Path("/run/netns")

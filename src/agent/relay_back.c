@@ -230,24 +230,25 @@ static void relay_on_dial_timeout(void *ctx)
 	relay_dial_fail(ctx, -ETIMEDOUT);
 }
 
-int relay_connect(struct relay *r, const AGENT_PB(ConnectRequest) * q, struct rpc_call *call,
+int relay_connect(struct relay *r, const AGENT_PB(ConnectRequest) * request, struct rpc_call *call,
 		  struct err *err)
 {
-	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)q->port)};
-	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)q->port)};
-	bool is_v4 = q->address.len == 4;
+	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)request->port)};
+	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6,
+				  .sin6_port = htons((uint16_t)request->port)};
+	bool is_v4 = request->address.len == 4;
 	cleanup_close int fd =
 		socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	const void *to = is_v4 ? (const void *)&v4 : (const void *)&v6;
 	struct relay_dial *d;
 
-	memcpy(is_v4 ? (void *)&v4.sin_addr : (void *)&v6.sin6_addr, q->address.data,
-	       q->address.len);
+	memcpy(is_v4 ? (void *)&v4.sin_addr : (void *)&v6.sin6_addr, request->address.data,
+	       request->address.len);
 	if (fd < 0 || (connect(fd, to, is_v4 ? sizeof(v4) : sizeof(v6)) && errno != EINPROGRESS))
 		return err_set(err, -errno, "connect");
 	d = xcalloc(1, sizeof(*d));
 	d->relay = r;
-	d->stream = q->stream;
+	d->stream = request->stream;
 	d->fd = take_fd(&fd);
 	list_append(&r->dials, &d->link);
 	d->watch = loop_watch_add(r->loop, d->fd, EPOLLOUT, relay_on_dialed, d);

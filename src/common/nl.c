@@ -206,7 +206,7 @@ static int nl_send(struct nl_sock *s, struct nl_msg *m)
 /* One datagram of the kernel's. 0 = one of somebody else's, or interrupted: ask again. */
 static ssize_t nl_receive(const struct nl_sock *s, void *buf)
 {
-	struct sockaddr_nl from;
+	struct sockaddr_nl from = {0};
 	socklen_t from_len = sizeof(from);
 	ssize_t n =
 		recvfrom(s->fd, buf, NL_BUF_LEN, MSG_TRUNC, (struct sockaddr *)&from, &from_len);

@@ -47,7 +47,7 @@ int netns_identify(int fd, struct netns_id *ret)
 bool netns_is_own(int fd)
 {
 	cleanup_close int self = open(NETNS_SELF, O_RDONLY | O_CLOEXEC);
-	struct netns_id a, b;
+	struct netns_id a = {0}, b = {0};
 
 	return self >= 0 && !netns_identify(fd, &a) && !netns_identify(self, &b) &&
 	       a.dev == b.dev && a.ino == b.ino;

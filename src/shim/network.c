@@ -254,13 +254,13 @@ static int network_open_nl(void *ctx, struct err *err)
 static int network_find_noted(char *line)
 {
 	struct netns_id id;
-	uintmax_t dev, ino;
-	int at = 0;
+	char *end;
+	uintmax_t dev = strtoumax(line, &end, 10), ino = strtoumax(end, &end, 10);
 	cleanup_close int fd = -1;
 
-	if (sscanf(line, "%ju %ju %n", &dev, &ino, &at) != 2 || !at || line[at] != '/')
+	if (end[0] != ' ' || end[1] != '/')
 		return -EINVAL;
-	fd = netns_open(line + at, NULL);
+	fd = netns_open(end + 1, NULL);
 	if (fd < 0 || netns_identify(fd, &id) || id.dev != (dev_t)dev || id.ino != (ino_t)ino ||
 	    netns_is_own(fd))
 		return -ENOENT;

@@ -49,6 +49,21 @@ static void check_exec(const AGENT_PB(ExecRequest) * r)
 		require(r->exec_id[0] && r->process && r->process->cwd[0] == '/');
 }
 
+static void check_network(const AGENT_PB(NetworkRequest) * r)
+{
+	struct err err = {0};
+
+	if (request_check_network(r, &err))
+		return;
+	for (size_t i = 0; i < r->n_interfaces; i++) {
+		require(r->interfaces[i]->nic < REQUEST_NICS_MAX && r->interfaces[i]->mac.len == 6);
+		require(r->interfaces[i]->name[0] && !strchr(r->interfaces[i]->name, '/'));
+	}
+	for (size_t i = 0; i < r->n_routes; i++)
+		for (size_t k = 0; k < r->routes[i]->n_nexthops; k++)
+			require(r->routes[i]->nexthops[k]->interface < r->n_interfaces);
+}
+
 static void check_passwd(const uint8_t *data, size_t len)
 {
 	char *text = strndup((const char *)data, len);
@@ -76,7 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 
 	if (!len)
 		return 0;
-	which = *data++ % 7;
+	which = *data++ % 11;
 	len--;
 	switch (which) {
 	case 0:
@@ -96,6 +111,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		break;
 	case 5:
 		CHECK(resize_request, request_check_resize, &err);
+		break;
+	case 7:
+		CHECK(network_request, check_network);
+		break;
+	case 8:
+		CHECK(listen_request, request_check_listen, &err);
+		break;
+	case 9:
+		CHECK(listeners_request, request_check_listeners, &err);
+		break;
+	case 10:
+		CHECK(connect_request, request_check_connect, &err);
 		break;
 	default:
 		check_passwd(data, len);

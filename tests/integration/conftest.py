@@ -25,7 +25,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
 from harpoonlib import containerd as containerd_module  # noqa: E402
-from harpoonlib import flavours, images, leaks, paths, ttrpc  # noqa: E402
+from harpoonlib import flavours, images, leaks, netlab, paths, ttrpc  # noqa: E402
 from harpoonlib.containerd import shim_pids, vm_processes, wait_until  # noqa: E402
 
 RUNTIME = os.environ.get("HARPOON_TEST_RUNTIME", paths.RUNTIME)
@@ -220,6 +220,13 @@ class Box:
         """The host processes of one container: program -> pids."""
         return vm_processes(self.daemon, name)
 
+    def execute(self, name, *argv):
+        """What a command in a running container prints."""
+        fifos = ["--fifo-dir", self.daemon.fifos]
+        done = self.ctr("task", "exec", *fifos, "--exec-id", self.name("e"), name, *argv)
+        assert done.code == 0, done
+        return done.out
+
     @staticmethod
     def shim_pid(name):
         """The shim that serves container `name`."""
@@ -401,3 +408,28 @@ def host_folder(work_folder):
     folder.mkdir()
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def named_namespaces():
+    """`ip netns` makes /run/netns a mount point when it is first used, and leaves it."""
+    netlab.sh("ip netns add first; ip netns del first")
+
+
+@pytest.fixture
+def netns(named_namespaces, box):
+    """A named namespace with eth0 (10.77.0.2/24, fd00:77::2), whose other end `far` is here as 10.77.0.1."""
+    name = "lab"
+    netlab.sh(f"""
+        ip netns add {name}
+        ip link add far type veth peer name eth0 netns {name}
+        ip addr add 10.77.0.1/24 dev far; ip addr add fd00:77::1/64 dev far nodad; ip link set far mtu 1400 up
+        ip -n {name} link set eth0 mtu 1400 up
+        ip -n {name} addr add 10.77.0.2/24 brd + dev eth0; ip -n {name} addr add fd00:77::2/64 dev eth0 nodad
+        ip -n {name} route add default via 10.77.0.1
+        ip -n {name} -6 route add default via fd00:77::1
+    """)
+    # Link-local addresses, on both sides, are checked for duplicates first.
+    assert wait_until(lambda: "tentative" not in netlab.sh(f"ip addr; ip -n {name} addr"), 10, 0.1)
+    yield name
+    netlab.sh(f"ip netns del {name}; ip link del far 2>/dev/null || true")

@@ -40,35 +40,6 @@ def cni(cni_folders, box):
     netlab.sh("ip link del cni0 2>/dev/null || true")
 
 
-@pytest.fixture(scope="session")
-def named_namespaces():
-    """`ip netns` makes /run/netns a mount point when it is first used, and leaves it."""
-    netlab.sh("ip netns add first; ip netns del first")
-
-
-@pytest.fixture
-def netns(named_namespaces, box):
-    """A named namespace with eth0 (10.77.0.2/24, fd00:77::2), whose other end `far` is here as 10.77.0.1."""
-    name = "lab"
-    netlab.sh(f"""
-        ip netns add {name}
-        ip link add far type veth peer name eth0 netns {name}
-        ip addr add 10.77.0.1/24 dev far; ip addr add fd00:77::1/64 dev far nodad; ip link set far mtu 1400 up
-        ip -n {name} link set eth0 mtu 1400 up
-        ip -n {name} addr add 10.77.0.2/24 brd + dev eth0; ip -n {name} addr add fd00:77::2/64 dev eth0 nodad
-        ip -n {name} route add default via 10.77.0.1
-        ip -n {name} -6 route add default via fd00:77::1
-    """)
-    # Link-local addresses, on both sides, are checked for duplicates first.
-    assert wait_until(lambda: "tentative" not in netlab.sh(f"ip addr; ip -n {name} addr"), 10, 0.1)
-    yield name
-    netlab.sh(f"ip netns del {name}; ip link del far 2>/dev/null || true")
-
-
-def joined(name):
-    return ["--with-ns", f"network:/run/netns/{name}"]
-
-
 def refused(box, options):
     """A container that does not start; ctr leaves it behind then."""
     name = box.name()
@@ -76,14 +47,6 @@ def refused(box, options):
     assert done.code != 0, done
     box.daemon.remove(name)
     return done
-
-
-def execute(box, name, *argv):
-    """A command in a running container."""
-    fifos = ["--fifo-dir", box.daemon.fifos]
-    done = box.ctr("task", "exec", *fifos, "--exec-id", box.name("e"), name, *argv)
-    assert done.code == 0, done
-    return done.out
 
 
 def addresses(text, device="eth0"):
@@ -221,7 +184,7 @@ def test_guest_mirrors_the_namespace(box, netns):
     show = "ip -o addr show dev eth0; echo ==; ip route; echo ==; ip -6 route; echo ==; ip route show table 100"
     want = netlab.sh(show, netns).split("==\n")
     done = box.sh(
-        f"{show}; echo ==; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; ip neigh", options=joined(netns)
+        f"{show}; echo ==; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; ip neigh", options=netlab.joined(netns)
     )
     assert done.code == 0, done
     have = done.out.split("==\n")
@@ -259,7 +222,7 @@ def test_several_interfaces(box, cni):
 
 def test_more_interfaces_than_devices(box, netns):
     netlab.sh("for i in 1 2 3; do ip link add d$i type veth peer name e$i; ip link set d$i up; done", netns)
-    done = refused(box, joined(netns))
+    done = refused(box, netlab.joined(netns))
     assert "raise 'nics' of harpoon.conf" in done.err, done
 
 
@@ -282,11 +245,11 @@ def test_two_containers(box, cni, host_folder):
 
 def test_ping_from_outside(box, netns):
     """The guest answers ARP, neighbour discovery and ping, and nobody else does."""
-    name = box.detached("sleep", "1000", options=joined(netns))
+    name = box.detached("sleep", "1000", options=netlab.joined(netns))
     for address in ("10.77.0.2", "fd00:77::2"):
         assert "0% packet loss" in netlab.sh(f"ping -c 3 -i 0.2 -W 20 {address}")
     # The guest's own counters: every one of them reached it.
-    text = execute(box, name, "cat", "/proc/net/snmp")
+    text = box.execute(name, "cat", "/proc/net/snmp")
     rows = [line.split() for line in text.splitlines() if line.startswith("Icmp:")]
     assert int(dict(zip(*rows))["InEchos"]) == 3, text
     box.kill_and_delete(name)
@@ -295,7 +258,7 @@ def test_ping_from_outside(box, netns):
 def test_namespace_is_as_before(box, netns):
     """After the VM, the namespace's own stack has its interface back."""
     before = netlab.sh("ip -o addr; ip route; ip -6 route; tc qdisc; tc filter show dev eth0 ingress", netns)
-    name = box.detached("sleep", "1000", options=joined(netns))
+    name = box.detached("sleep", "1000", options=netlab.joined(netns))
     assert "ingress" in netlab.sh("tc qdisc show dev eth0", netns)
     box.kill_and_delete(name)
     assert netlab.sh("ip -o addr; ip route; ip -6 route; tc qdisc; tc filter show dev eth0 ingress", netns) == before
@@ -305,7 +268,7 @@ def test_namespace_is_as_before(box, netns):
 @pytest.mark.harpoon
 def test_namespace_is_as_before_after_a_crash(box, netns):
     """The shim is killed: the `delete` command takes traffic control away."""
-    name = box.detached("sleep", "1000", options=joined(netns))
+    name = box.detached("sleep", "1000", options=netlab.joined(netns))
     os.kill(box.shim_pid(name), signal.SIGKILL)
     box.wait_status(name, "GONE")
     assert wait_until(lambda: "ingress" not in netlab.sh("tc qdisc show dev eth0", netns), 20), "still there"
@@ -315,8 +278,8 @@ def test_namespace_is_as_before_after_a_crash(box, netns):
 
 @pytest.mark.harpoon
 def test_two_vms_do_not_share_an_interface(box, netns):
-    first = box.detached("sleep", "1000", options=joined(netns))
-    done = refused(box, joined(netns))
+    first = box.detached("sleep", "1000", options=netlab.joined(netns))
+    done = refused(box, netlab.joined(netns))
     assert "two VMs cannot share an interface" in done.err, done
     # The first one does not suffer.
     assert "0% packet loss" in netlab.sh("ping -c 1 -W 20 10.77.0.2")
@@ -332,7 +295,7 @@ def test_not_a_namespace(box, host_folder):
 
 def test_large_transfer(box, netns):
     """There and back through the guest, bit for bit."""
-    name = box.detached("nc", "-l", "-p", "9", "-e", "cat", options=joined(netns))
+    name = box.detached("nc", "-l", "-p", "9", "-e", "cat", options=netlab.joined(netns))
     sent, received = hashlib.sha256(), hashlib.sha256()
     block = random.Random(1).randbytes(1 << 20)
     with connect(("10.77.0.2", 9)) as sock:
@@ -369,7 +332,7 @@ UDP_ECHO = (
 
 def test_udp(box, netns, debian):
     """Datagrams of all sizes, fragments too."""
-    name = box.detached("perl", "-e", UDP_ECHO, image="debian", options=joined(netns))
+    name = box.detached("perl", "-e", UDP_ECHO, image="debian", options=netlab.joined(netns))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(0.5)
         sock.connect(("10.77.0.2", 53))
@@ -390,7 +353,7 @@ def test_udp(box, netns, debian):
 
 
 def test_ipv6_server(box, netns):
-    name = box.detached("nc", "-l", "-p", "80", "-e", "echo", "six", options=joined(netns))
+    name = box.detached("nc", "-l", "-p", "80", "-e", "echo", "six", options=netlab.joined(netns))
     with connect(("fd00:77::2", 80)) as sock:
         assert read_all(sock) == b"six\n"
     box.wait_status(name, "STOPPED")
@@ -418,7 +381,7 @@ def test_dns_file(box, cni, host_folder):
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        text = execute(box, name, "nslookup", "lab.example")
+        text = box.execute(name, "nslookup", "lab.example")
     assert "10.88.0.200" in text, text
     box.kill_and_delete(name)
     netlab.sh("rm -rf /var/lib/cni/networks/lab /var/lib/cni/results")
@@ -502,7 +465,7 @@ def test_host_network_listens(box, uplink):
         with socket.socket() as sock:
             return sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
-    execute(box, name, "sh", "-c", "kill $(cat /pid)")
+    box.execute(name, "sh", "-c", "kill $(cat /pid)")
     assert wait_until(lambda: refuses(81), 20, 0.1) and not refuses(80)
     box.kill_and_delete(name)
     assert refuses(80)

@@ -10,8 +10,6 @@ import threading
 import pytest
 
 from harpoonlib import netlab
-from harpoonlib.containerd import wait_until
-from test_network import execute, joined, named_namespaces, netns  # noqa: F401 (fixtures)
 
 # Connects to a unix socket, sends what it is told to, then copies the answer to stdout until the end.
 CLIENT = (
@@ -105,8 +103,8 @@ def test_socket_of_the_host(box, debian, server):
     path = server()
     name = box.detached("sleep", "1000", image="debian", options=mount(path))
     for text in ("one", "two", "three"):
-        assert execute(box, name, *client(text)) == f"0:0 {text}"
-    assert execute(box, name, "sh", "-c", "[ -S /run/host.sock ] && stat -c %a /run/host.sock") == "666\n"
+        assert box.execute(name, *client(text)) == f"0:0 {text}"
+    assert box.execute(name, "sh", "-c", "[ -S /run/host.sock ] && stat -c %a /run/host.sock") == "666\n"
     box.kill_and_delete(name)
 
 
@@ -137,8 +135,8 @@ def test_server_sees_the_user_of_the_container(box, server):
     for folder in ("/usr", "/lib", "/lib64"):  # perl is the host's; the image is the one that has a user
         options += ["--mount", f"type=bind,src={folder},dst={folder},options=rbind:ro"]
     name = box.detached("sleep", "1000", image="user", options=options)
-    assert execute(box, name, "id", "-u") == "1000\n"
-    assert execute(box, name, *client("me")) == "1000:1000 me"
+    assert box.execute(name, "id", "-u") == "1000\n"
+    assert box.execute(name, *client("me")) == "1000:1000 me"
     fifos = ["--fifo-dir", box.daemon.fifos]
     done = box.ctr("task", "exec", *fifos, "--exec-id", "no", name, *client("me", "/run/private.sock"))
     assert done.code != 0 and "ermission denied" in done.err, done
@@ -155,7 +153,7 @@ def test_nobody_listens(box, debian, server):
     moved.unlink()
     probe.bind(str(path))
     # The mounted one is the old file: nobody connects to what has its name now.
-    assert execute(box, name, *client("still")) == "0:0 still"
+    assert box.execute(name, *client("still")) == "0:0 still"
     probe.close()
     box.kill_and_delete(name)
 
@@ -225,10 +223,10 @@ def os_setns(fd):
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def test_name_server_on_loopback(box, netns, name_server, host_folder):  # noqa: F811
+def test_name_server_on_loopback(box, netns, name_server, host_folder):
     """127.0.0.11 of resolv.conf, which is docker's: asked with datagrams in the guest, answered in the namespace."""
     (host_folder / "resolv.conf").write_text("nameserver 127.0.0.11\noptions ndots:0\n")
-    options = [*joined(netns), *mount(host_folder / "resolv.conf", "/etc/resolv.conf")]
+    options = [*netlab.joined(netns), *mount(host_folder / "resolv.conf", "/etc/resolv.conf")]
     done = box.sh("nslookup one.example && nslookup two.example", options=options)
     assert done.code == 0 and done.out.count("10.9.8.7") == 2, done
     assert len(name_server) >= 2
