@@ -55,8 +55,9 @@ static char **starthook_list(char *const *v, size_t nr, char *first)
 {
 	char **list = xcalloc(nr + 2, sizeof(*list));
 
-	memcpy(list, v, nr * sizeof(*list));
-	if (!nr)
+	if (nr)
+		memcpy(list, v, nr * sizeof(*list));
+	else
 		list[0] = first;
 	return list;
 }
