@@ -2,6 +2,8 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -1044,6 +1046,115 @@ static void test_reset_while_the_host_decides(void **state)
 	close(sv[0]);
 }
 
+/* --- a driver on another processor --------------------------------------------------------------- */
+
+struct processor {
+	struct fixture *f;
+	bool stop; /* atomic, and so are the counts */
+	unsigned int nr_answers, nr_starts;
+};
+
+static bool processor_goes_on(struct processor *p)
+{
+	return !__atomic_load_n(&p->stop, __ATOMIC_ACQUIRE);
+}
+
+/* Answers a REQUEST as a guest with a listener would. */
+static void processor_answer(struct processor *p, uint64_t rx_gpa)
+{
+	struct virtio_vsock_hdr h, answer;
+
+	memcpy(&h, vdrv_ptr(p->f->d, rx_gpa), HDR);
+	if (le16toh(h.op) != VIRTIO_VSOCK_OP_REQUEST)
+		return;
+	answer = packet(VIRTIO_VSOCK_OP_RESPONSE, le32toh(h.src_port), le32toh(h.dst_port));
+	memcpy(vdrv_ptr(p->f->d, p->f->tx_gpa), &answer, HDR);
+	if (vdrv_add(p->f->d, TX, &(struct vdrv_buf){p->f->tx_gpa, HDR, false}, 1) >= 0)
+		vdrv_kick(p->f->d, TX);
+	while (vdrv_used(p->f->d, TX, NULL) < 0 && processor_goes_on(p))
+		sched_yield();
+	__atomic_fetch_add(&p->nr_answers, 1, __ATOMIC_RELAXED);
+}
+
+/* Starts the device over again and again, and serves streams for some turns in between. */
+static void *processor_main(void *ctx)
+{
+	struct processor *p = ctx;
+	struct vdrv *d = p->f->d;
+	const struct vdrv_buf rx = {p->f->rx_gpa[0], HDR + BUF, true};
+
+	while (processor_goes_on(p)) {
+		uint64_t turn_ends = util_now_ns() + 200000000;
+
+		vdrv_up(d, EVENT_IDX, 64);
+		/* A few packets, whenever they come; then the next start is in the middle of something. */
+		for (unsigned int k = __atomic_fetch_add(&p->nr_starts, 1, __ATOMIC_RELAXED) % 4;
+		     k < 4 && util_now_ns() < turn_ends; k++) {
+			/* One buffer, so that nobody writes where this reads. */
+			if (vdrv_add(d, RX, &rx, 1) < 0)
+				break;
+			vdrv_kick(d, RX);
+			while (vdrv_used(d, RX, NULL) < 0 && util_now_ns() < turn_ends)
+				sched_yield();
+			if (util_now_ns() < turn_ends)
+				processor_answer(p, rx.gpa);
+		}
+	}
+	vdrv_write(d, VIRTIO_MMIO_STATUS, 0);
+	return NULL;
+}
+
+static void test_resets_race_with_streams(void **state)
+{
+	enum { NR = 16 };
+	struct fixture *f = *state;
+	struct processor p = {.f = f};
+	uint64_t deadline = util_now_ns() + VDRV_WAIT_MS * 1000000ull;
+	struct end e[NR] = {{0}};
+	int fd[NR];
+	unsigned int at = 0;
+	pthread_t t;
+
+	for (unsigned int i = 0; i < NR; i++)
+		fd[i] = -1;
+	vdrv_write(f->d, VIRTIO_MMIO_STATUS, 0);
+	assert_int_equal(pthread_create(&t, NULL, processor_main, &p), 0);
+	while (__atomic_load_n(&p.nr_answers, __ATOMIC_RELAXED) < 20 ||
+	       __atomic_load_n(&p.nr_starts, __ATOMIC_RELAXED) < 20) {
+		struct end *end = &e[at % NR];
+		int *ours = &fd[at % NR], sv[2];
+
+		assert_true(util_now_ns() < deadline);
+		at++;
+		if (*ours >= 0 && end->done) {
+			close(*ours);
+			*ours = -1;
+		}
+		if (*ours < 0) {
+			*end = (struct end){0};
+			assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+			if (vsock_connect(f->dev, at, 7, sv[1], sv[1], on_done, end, NULL))
+				close(sv[0]);
+			else
+				*ours = sv[0];
+		} else if (at % 3 == 0) {
+			shutdown(*ours, SHUT_WR);
+		} else {
+			assert_true(send(*ours, "data", 4, MSG_DONTWAIT) <= 4);
+		}
+		assert_int_equal(loop_run_once(f->d->loop, 0), 0);
+	}
+	__atomic_store_n(&p.stop, true, __ATOMIC_RELEASE);
+	pthread_join(t, NULL);
+	/* Each owner hears of the end. */
+	for (unsigned int i = 0; i < NR; i++) {
+		if (fd[i] < 0)
+			continue;
+		vdrv_wait(f->d, &e[i].done);
+		close(fd[i]);
+	}
+}
+
 static void test_ports_in_use(void **state)
 {
 	struct fixture *f = *state;
@@ -1092,6 +1203,7 @@ int main(void)
 		CASE(test_guest_that_never_closes),
 		CASE(test_lingering_streams_give_way),
 		CASE(test_reset_while_the_host_decides),
+		CASE(test_resets_race_with_streams),
 		CASE(test_ports_in_use),
 	};
 
