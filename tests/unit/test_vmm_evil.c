@@ -400,18 +400,18 @@ static void attack(uint64_t seed, unsigned int rounds, unsigned int last)
 
 static void test_evil_guest(void **state)
 {
-	attack(1, 150, 0);
+	attack(1, 80, 0);
 }
 
 static void test_evil_guest_another_way(void **state)
 {
-	attack(2, 100, 0);
+	attack(2, 50, 0);
 }
 
 /* In the end it turns on itself: its own pages go to the balloon and below the devices' buffers. */
 static void test_evil_guest_kills_itself(void **state)
 {
-	attack(3, 30, 1);
+	attack(3, 15, 1);
 }
 
 int main(int argc, char **argv)
