@@ -11,8 +11,8 @@ import pathlib
 from . import netlab
 from .containerd import wait_until
 
-# Changing all the time, and not a container's doing.
-IGNORED_FILES = {"containerd.log", "meta.db", "config.toml", "harpoon.conf"}
+# Changing all the time, and not a container's doing. (kvm-probe: what the host can do, kept when a probe was sure.)
+IGNORED_FILES = {"containerd.log", "meta.db", "config.toml", "harpoon.conf", "kvm-probe"}
 
 
 def _read(path):
