@@ -126,8 +126,8 @@ void create_begin(struct shim *shim, const Ctrd__CreateTaskRequest *req, struct 
 /* Something failed while CREATING: rolled back from the loop, then the call is answered with err. */
 void create_fail(struct container *c, const struct err *err);
 
-/* oom.c: TaskOOM, from the time that init is there. */
-void oom_watch(void *container);
+/* oom.c: TaskOOM, from the time that init is there; ctx is the container. */
+void oom_watch(void *ctx);
 /* So many processes were killed so far: tells about those that were not told. */
 void oom_report(struct container *c, uint64_t kills);
 

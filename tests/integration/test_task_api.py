@@ -169,6 +169,7 @@ def without_prefix(answer):
     return (answer[0], RUNC_PREFIX.sub("", answer[1])) if isinstance(answer, tuple) else answer
 
 
+@pytest.mark.smoke
 @pytest.mark.versions
 @pytest.mark.parametrize("walk", [walk_created_and_failed_execs, walk_running, walk_paused, walk_stopped])
 def test_answers_are_those_of_runcs_shim(box, walk):
