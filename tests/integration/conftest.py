@@ -298,6 +298,15 @@ def work_folder():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_cgroups(name):
+    """The folder above the containers' cgroups stays, under runc too; a test run's own is not left to the machine."""
+    for path in glob.glob(f"/sys/fs/cgroup/*/{name}") + glob.glob(f"/sys/fs/cgroup/{name}"):
+        try:
+            os.rmdir(path)
+        except OSError as error:
+            print(f"cgroup {path} stays: {error}", file=sys.stderr)
+
+
 @pytest.fixture(scope="session")
 def session_box(work_folder):
     options = f"log_path={work_folder}/sanitizer:handle_abort=1:abort_on_error=0"
@@ -327,6 +336,7 @@ def session_box(work_folder):
         assert done.code == 0, done
     yield box
     daemon.close()
+    remove_cgroups(daemon.namespace)
 
 
 @pytest.fixture(scope="session")

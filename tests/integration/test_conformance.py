@@ -15,7 +15,7 @@ import time
 import pytest
 from conformance import Case, build_probe, compare, documented, make_root, meaning, parse
 from conformance_cases import CASES, COMMON_DIFFERS, DOCUMENTED, ELSEWHERE, FIELDS, HOST_FILES, resources_meaning
-from conftest import RUNTIME
+from conftest import RUNTIME, remove_cgroups
 from harpoonlib import paths
 from harpoonlib.containerd import Containerd
 
@@ -36,6 +36,7 @@ def probe(session_box, work_folder):
     assert done.code == 0, done
     yield build_probe(folder)
     shutil.rmtree(folder, ignore_errors=True)
+    remove_cgroups("harpoon-test")
 
 
 class Env:
