@@ -6,6 +6,8 @@ DESTDIR ?=
 SYSCONFDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc,$(PREFIX)/etc)
 # Seconds per fuzz target of `make fuzz`
 FUZZ_SECONDS ?= 60
+# Arguments for pytest in the nested host, say '-k hello'; those marked smoke without
+NESTED ?=
 
 SHELL := /bin/bash
 # Debian's own tools, whatever else a user's PATH puts before them.
@@ -97,7 +99,7 @@ test-nested:
 	@scripts/setup build run test
 	@$(MAKE) --no-print-directory build
 	@scripts/make-images
-	@tests/run --nested
+	@tests/run --nested $(NESTED)
 
 bench:
 	@scripts/setup build run
