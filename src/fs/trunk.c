@@ -14,7 +14,7 @@
 #include "io.h"
 #include "util.h"
 
-static_assert(FS_CHANNEL_DATA_MAX == FS_DATA_MAX, "one size of data on both ends");
+static_assert(FS_CHANNEL_AREA >= FS_DATA_MAX + FS_HEADROOM, "any request and answer fits");
 
 int fs_trunk_new(struct fs *fs, int sock, struct fs_trunk **ret, struct err *err)
 {

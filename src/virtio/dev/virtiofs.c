@@ -91,7 +91,7 @@ static void virtiofs_take_message(struct virtiofs *f, const struct fs_trunk_msg 
 static void virtiofs_on_trunk(void *ctx, uint32_t events)
 {
 	struct virtiofs *f = ctx;
-	struct fs_trunk_msg msg;
+	struct fs_trunk_msg msg = {0};
 	int r = virtiofs_trunk_receive(&f->channel, &msg, NULL, 0, 0);
 
 	(void)events;
@@ -130,7 +130,7 @@ static void virtiofs_on_event(void *ctx, uint32_t events)
 static int virtiofs_await(struct virtiofs *f, uint32_t type, uint8_t *data, size_t room,
 			  size_t *ret_len, struct err *err)
 {
-	struct fs_trunk_msg msg;
+	struct fs_trunk_msg msg = {0};
 
 	for (;;) {
 		int r = virtiofs_trunk_receive(&f->channel, &msg, data, room, VIRTIOFS_ANSWER_MS);

@@ -122,7 +122,7 @@ int virtiofs_link_call(const struct virtiofs_link *link, struct virtiofs_call *c
 	struct {
 		struct fs_link_reply reply;
 		uint8_t more;
-	} in;
+	} in = {0};
 	ssize_t n;
 	int r;
 
