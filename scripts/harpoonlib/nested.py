@@ -82,7 +82,7 @@ class Machine:
     the source tree and the user's cache are always among them.
     """
 
-    def __init__(self, command, *, cpus=2, mem_mib=3072, cwd=None, env=None, shares=(), build=paths.HOST_BUILD):
+    def __init__(self, command, *, cpus=1, mem_mib=3072, cwd=None, env=None, shares=(), build=paths.HOST_BUILD):
         self.command, self.cpus, self.mem_mib, self.build = list(command), cpus, mem_mib, pathlib.Path(build)
         self.cwd = pathlib.Path(cwd or os.getcwd())
         self.env = dict(env or {})
