@@ -220,6 +220,7 @@ def test_several_interfaces(box, cni):
     assert "10.91.0.1/24" in done.out and "10.92.0.1/24" in done.out and "9000" in done.out, done
 
 
+@pytest.mark.harpoon
 def test_more_interfaces_than_devices(box, netns):
     netlab.sh("for i in 1 2 3; do ip link add d$i type veth peer name e$i; ip link set d$i up; done", netns)
     done = refused(box, netlab.joined(netns))
@@ -255,6 +256,7 @@ def test_ping_from_outside(box, netns):
     box.kill_and_delete(name)
 
 
+@pytest.mark.harpoon
 def test_namespace_is_as_before(box, netns):
     """After the VM, the namespace's own stack has its interface back."""
     before = netlab.sh("ip -o addr; ip route; ip -6 route; tc qdisc; tc filter show dev eth0 ingress", netns)
@@ -286,6 +288,7 @@ def test_two_vms_do_not_share_an_interface(box, netns):
     box.kill_and_delete(first)
 
 
+@pytest.mark.harpoon
 def test_not_a_namespace(box, host_folder):
     (host_folder / "file").touch()
     for path in (host_folder / "file", host_folder / "nothing"):

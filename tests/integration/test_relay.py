@@ -223,6 +223,7 @@ def os_setns(fd):
         raise OSError(ctypes.get_errno(), "setns")
 
 
+@pytest.mark.harpoon
 def test_name_server_on_loopback(box, netns, name_server, host_folder):
     """127.0.0.11 of resolv.conf, which is docker's: asked with datagrams in the guest, answered in the namespace."""
     (host_folder / "resolv.conf").write_text("nameserver 127.0.0.11\noptions ndots:0\n")
