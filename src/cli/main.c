@@ -6,7 +6,7 @@
 #include "util.h"
 
 static const struct cli_command *const cli_commands[] = {
-	&cli_check, &cli_boot, &cli_template, &cli_config, &cli_version,
+	&cli_check, &cli_boot, &cli_template, &cli_trace, &cli_config, &cli_version,
 };
 
 static void cli_print_commands(FILE *f)

@@ -4,7 +4,7 @@
 #include "sha256.h"
 #include "template.h"
 
-#define TEMPLATE_VERSION 1
+#define TEMPLATE_VERSION 2 /* 1: hashes counted pages of zeros */
 #define TEMPLATE_MANIFEST "manifest"
 #define TEMPLATE_MANIFEST_MAX 4096
 #define TEMPLATE_VERIFIED "verified"
