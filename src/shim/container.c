@@ -377,13 +377,14 @@ static void container_start_network(struct container *c)
 	container_relay_name_servers(c);
 	if (network_mode(c->network) == NETWORK_HOST && !c->forward)
 		c->forward = forward_new(c->shim->loop, c->vm, c->agent, &c->next_stream);
-	timeline_begin(&c->times, TIMELINE_NETWORK);
 	/* A clone's devices are out of sight until they are used. */
-	if (r && (r->n_interfaces || !c->ready.is_clone))
+	if (r && (r->n_interfaces || !c->ready.is_clone)) {
+		timeline_begin(&c->times, TIMELINE_NETWORK);
 		agent_client_call(c->agent, AGENT_NETWORK, &r->base, container_call_timeout_ns(c),
 				  container_network_set_up, c);
-	else
+	} else {
 		container_start_process(c);
+	}
 	vmreq_network_free(r);
 }
 

@@ -15,6 +15,7 @@ import time
 
 import pytest
 from conftest import IS_HARPOON
+from harpoonlib import paths
 from harpoonlib.containerd import template_builders, vm_info, wait_until
 
 pytestmark = [
@@ -187,6 +188,26 @@ def test_wall_clock_after_a_pause(box, shared):
 def vcpu_ticks(pid):
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def test_timeline_of_a_start(box):
+    """Printed by `harpoon trace`, drawn by bench/timeline: every step that a start has, in order, and over."""
+    name = box.detached("sleep", "1000")
+    bundle = box.bundle(name)
+    assert wait_until(lambda: "start/exec" in (bundle / "harpoon/timeline").read_text(), 10)
+    done = subprocess.run(
+        [box.daemon.build / "src/cli/harpoon", "trace", bundle], check=True, stdout=subprocess.PIPE, text=True
+    )
+    rows = {line.split()[0]: line.split()[1:3] for line in done.stdout.splitlines()[1:]}
+    for step in ("create", "create/processes", "create/mounts", "create/vmm", "create/configure", "create/container"):
+        assert float(rows[step][0]) >= 0 and rows[step][1] != "...", rows
+    assert float(rows["create/container"][0]) >= float(rows["create/configure"][0])
+    assert rows["run"][1] == "..."
+    svg = subprocess.run(
+        [paths.ROOT / "bench/timeline", bundle / "harpoon/timeline"], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    assert svg.startswith("<svg") and all(step.rpartition("/")[2] in svg for step in rows)
+    box.kill_and_delete(name)
 
 
 def test_pause_stops_the_processors(box):
