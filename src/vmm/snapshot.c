@@ -12,7 +12,6 @@
 
 #include "cleanup.h"
 #include "dev/virtiofs.h"
-#include "dev/vsock.h"
 #include "io.h"
 #include "memory.h"
 #include "util.h"
@@ -149,9 +148,10 @@ static int snapshot_restore_device(struct virtio_mmio *mmio, int fd, struct err 
 	r = virtio_mmio_restore(mmio, &d.mmio);
 	if (r)
 		return err_set(err, r, "restore device '%s'", dev->info.name);
-	/* No connection was open when it was saved; the guest is told so in any case. */
-	if (d.id == VIRTIO_ID_VSOCK)
-		vsock_transport_reset(dev);
+	/*
+	 * vsock is not reset: no connection was open when it was saved, and the guest would take the news for
+	 * the connections that are made right after.
+	 */
 	return 0;
 }
 
