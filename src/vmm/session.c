@@ -189,7 +189,7 @@ static int session_new_device(struct session *s, const struct vmm_request *req, 
 static int session_device(struct session *s, const struct vmm_request *req, int *fds,
 			  struct err *err)
 {
-	struct virtio_device *dev;
+	struct virtio_device *dev = NULL;
 	int r = session_new_device(s, req, fds, &dev, err);
 
 	return r ? r : machine_add_device(s->machine, dev, err);
@@ -384,7 +384,7 @@ static int session_check(const struct session *s, const struct vmm_request *req,
 int session_handle(struct session *s, const void *data, size_t len, int *fds, size_t nr_fds,
 		   struct err *err)
 {
-	struct vmm_request req;
+	struct vmm_request req = {0};
 	int r;
 
 	if (len == sizeof(req)) {
