@@ -508,7 +508,7 @@ static int kvm_send_start(struct hv_vm *vm)
 		return kvm_send(vm->backend, &restore,
 				(const int[]){vm->tmpl->state_fd, vm->tmpl->memory_fd}, 2);
 	if (vm->params.birth == HV_BIRTH_TEMPLATE)
-		start.start.flags = VMM_START_SAVABLE;
+		start.start.flags = VMM_START_SAVEABLE;
 	return kvm_send(vm->backend, &start, NULL, 0);
 }
 

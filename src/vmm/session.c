@@ -40,7 +40,7 @@ struct session {
 	bool confined;
 	enum session_state state;
 	int save_fd; /* owned; where the state goes once the vCPUs stand still, -1 = nowhere */
-	bool savable, saved;
+	bool saveable, saved;
 	struct machine *machine; /* owned */
 	struct outbox outbox;
 	struct streams streams;
@@ -213,7 +213,7 @@ static void session_init_thread(void *ctx, enum machine_thread kind, const char 
 /* The machine and all its threads are there; from here on nothing of ours needs more than serving takes. */
 static int session_run(struct session *s, struct err *err)
 {
-	int r = s->confined ? confine_thread(s->savable ? CONFINE_SAVER : CONFINE_LOOP, err) : 0;
+	int r = s->confined ? confine_thread(s->saveable ? CONFINE_SAVER : CONFINE_LOOP, err) : 0;
 
 	if (r)
 		return r;
@@ -229,7 +229,7 @@ static int session_start(struct session *s, const struct vmm_request *req, int *
 	const struct machine_env env = {.thread_init = session_init_thread, .ctx = s};
 	int r = machine_start(s->machine, &env, err);
 
-	s->savable = req->start.flags & VMM_START_SAVABLE;
+	s->saveable = req->start.flags & VMM_START_SAVEABLE;
 	return r ? r : session_run(s, err);
 }
 
@@ -250,7 +250,7 @@ static int session_restore(struct session *s, const struct vmm_request *req, int
 
 static int session_save(struct session *s, const struct vmm_request *req, int *fds, struct err *err)
 {
-	if (!s->savable || s->saved || s->save_fd >= 0)
+	if (!s->saveable || s->saved || s->save_fd >= 0)
 		return err_say(err, -EPROTO, "this machine is not to be saved");
 	s->save_fd = take_fd(&fds[0]);
 	machine_pause(s->machine);

@@ -33,7 +33,7 @@ enum vmm_op {
 	 * single one stands for the two. */
 	VMM_OP_ATTACH,
 	VMM_OP_DETACH,
-	/* With VMM_START_SAVABLE only. The guest stands still from then on. Descriptor: an empty file. */
+	/* With VMM_START_SAVEABLE only. The guest stands still from then on. Descriptor: an empty file. */
 	VMM_OP_SAVE,
 	/* After SAVED. Descriptor: an empty file. */
 	VMM_OP_SAVE_MEMORY,
@@ -50,7 +50,7 @@ enum vmm_device_kind {
 	VMM_DEVICE_MAX
 };
 
-#define VMM_START_SAVABLE 0x1u
+#define VMM_START_SAVEABLE 0x1u
 
 #define VMM_BLK_READ_ONLY 0x1u
 #define VMM_NET_STREAM 0x2u /* see netstream.h */
