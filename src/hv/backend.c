@@ -60,7 +60,7 @@ int hv_choose_backend(const struct config *c, struct hv_choice *ret, struct err 
 	}
 	probe_kvm_cached(&kvm);
 	snprintf(why, sizeof(why), "%s%s", kvm.text,
-		 kvm.state == PROBE_KVM_NATIVE ? "; harpoon-vmm cannot serve files yet" : "");
+		 kvm.state == PROBE_KVM_NATIVE ? "; backend = kvm has to be asked for yet" : "");
 	backend_take_qemu(ret, why);
 	return 0;
 }
