@@ -28,6 +28,8 @@
 #include "vmreq.h"
 
 #define CONTAINER_KILLED 137
+/* How long init may take to end after SIGKILL. */
+#define CONTAINER_KILL_NS 5000000000ull
 #define CONTAINER_NEVER_S (-62135596800)
 /* Poststop hooks must not hold Delete, nor the `delete` command's five seconds, for longer. */
 #define CONTAINER_POSTSTOP_LIMIT_S 10
@@ -87,6 +89,7 @@ void container_free(struct container *c)
 	loop_timer_cancel(&c->lost_timer);
 	loop_timer_cancel(&c->trace_timer);
 	loop_timer_cancel(&c->oom_timer);
+	loop_timer_cancel(&c->kill_timer);
 	hooks_cancel(c->hooks);
 	container_free_vm(c);
 	list_for_each (p, &c->execs, link) {
@@ -177,6 +180,24 @@ void container_on_agent_lost(void *ctx)
 	loop_timer_arm(c->shim->loop, &c->lost_timer, CONTAINER_LOST_NS, container_lost_timeout, c);
 }
 
+static void container_kill_timeout(void *ctx)
+{
+	struct container *c = ctx;
+
+	if (c->phase != CONTAINER_LIVE || c->init.has_exited)
+		return;
+	log_warn("shim", "killed, and not ended after %u s: ending the VM",
+		 (unsigned int)(CONTAINER_KILL_NS / 1000000000u));
+	container_kill_vm(c);
+}
+
+void container_expect_end(struct container *c)
+{
+	if (!c->kill_timer.loop)
+		loop_timer_arm(c->shim->loop, &c->kill_timer, CONTAINER_KILL_NS,
+			       container_kill_timeout, c);
+}
+
 static void container_exit_timeout(void *ctx)
 {
 	log_warn("shim", "output is not read: ending the VM with some of it undelivered");
@@ -237,6 +258,7 @@ static void container_stop(void *ctx)
 	loop_timer_cancel(&c->exit_timer);
 	loop_timer_cancel(&c->lost_timer);
 	loop_timer_cancel(&c->oom_timer);
+	loop_timer_cancel(&c->kill_timer);
 	c->phase = CONTAINER_STOPPED;
 	hooks_cancel(take_ptr(&c->hooks));
 	container_free_vm(c);

@@ -78,7 +78,7 @@ struct container {
 	uint64_t oom_kills; /* told by TaskOOM */
 	bool vm_killed;	    /* by us, in order */
 	char why[256];	    /* what ended the VM */
-	struct loop_timer exit_timer, stop_timer, lost_timer, trace_timer, oom_timer;
+	struct loop_timer exit_timer, stop_timer, lost_timer, trace_timer, oom_timer, kill_timer;
 	struct rpc_call *delete_call;
 	struct hooks_run *hooks;
 	const struct oci_hooks *hook_lists[2];
@@ -99,6 +99,8 @@ void container_on_vm_exit(void *ctx, const struct hv_exit *why);
 /* The agent does not answer as it must: the VM cannot be used any more. */
 void container_give_up_vm(struct container *c, const char *why);
 void container_kill_vm(struct container *c);
+/* SIGKILL was sent to init: if it has not ended soon (a guest full of processes, say), the VM is. */
+void container_expect_end(struct container *c);
 void container_on_agent_lost(void *ctx);
 /* Something ended or drained: kills the VM when nothing is left that needs it. */
 void container_check_quiet(void *ctx);

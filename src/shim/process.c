@@ -179,6 +179,8 @@ static void process_kill_done(void *ctx, const ProtobufCMessage *response, enum 
 	if (code == RPC_NOT_FOUND) {
 		rpc_fail(k->call, code, "process already finished: not found");
 	} else if (code == RPC_OK) {
+		if (k->is_final)
+			container_expect_end(k->container);
 		rpc_reply_empty(k->call);
 	} else if (k->is_final) {
 		container_kill_vm(k->container);

@@ -159,7 +159,7 @@ static void fake_on_signal(struct rpc_call *call, const ProtobufCMessage *m, voi
 		return;
 	}
 	rpc_reply_empty(call);
-	if (fake.last_signal == SIGKILL)
+	if (fake.last_signal == SIGKILL && !fake.kills_ignored)
 		fake_exit(exec_id, 137);
 }
 

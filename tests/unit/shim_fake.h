@@ -34,6 +34,7 @@ struct fake {
 	const char *create_text;
 	enum rpc_code exec_code; /* Exec's answer; Start then knows no such process */
 	enum rpc_code pids_code; /* Pids' answer */
+	bool kills_ignored;	 /* SIGKILL is confirmed and does nothing */
 	bool signals_ignored;	 /* Signal is never answered */
 	uint64_t oom_kills;	 /* told with an exit */
 	bool hold_start;	 /* Start is answered by fake_answer_start() only */

@@ -590,6 +590,25 @@ static void test_kill_without_the_agent(void **state)
 	assert_int_equal(env->wait.exit_status, 137);
 }
 
+/* A guest so full of processes that SIGKILL takes for ever. */
+static void test_kill_that_does_not_end_it(void **state)
+{
+	struct answer a;
+	uint64_t begin;
+
+	NEED_ROOT();
+	create_and_start();
+	fake.kills_ignored = true;
+	ref("Wait", "", &env->wait);
+	begin = util_now_ns();
+	kill_call(SIGKILL, &a);
+	assert_int_equal(a.code, RPC_OK);
+	until(&env->wait.done);
+	assert_true(util_now_ns() - begin > 4 * SECOND_NS);
+	assert_true(util_now_ns() - begin < 10 * SECOND_NS);
+	assert_int_equal(env->wait.exit_status, 137);
+}
+
 static void test_pause_holds_signals(void **state)
 {
 	struct answer a;
@@ -1047,6 +1066,7 @@ int main(void)
 		T(test_exit_before_start_is_answered),
 		T(test_vm_dies_during_start),
 		T(test_kill_without_the_agent),
+		T(test_kill_that_does_not_end_it),
 		T(test_pause_holds_signals),
 		T(test_paused_answers_all_the_same),
 		T(test_exec_killed_while_paused),
