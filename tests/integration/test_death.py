@@ -282,7 +282,7 @@ def test_storm_of_signals(box):
 @pytest.mark.slow
 @pytest.mark.parametrize("bomb", [
     "f() { f | f & f; }; f", "while :; do sleep 1000 & done", "i=0; while :; do mkdir /tmp/$i; i=$((i+1)); done",
-])
+], ids=["fork", "process", "folder"])
 def test_bombs_stay_inside(box, bomb):
     """F27: forks, processes, files without end: the VM is busy, the host's side answers, and it can be ended."""
     name = box.detached("sh", "-c", f"{bomb}; sleep 1000", options=["--annotation", "io.harpoon.memory=256"])
