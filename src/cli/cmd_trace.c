@@ -56,6 +56,24 @@ static void trace_print_row(const struct trace_row *row, long last_us)
 	putchar('\n');
 }
 
+/* "name begin end", in microseconds; an end of -1 is one that did not come. */
+static bool trace_read_row(const char *line, struct trace_row *row)
+{
+	size_t len = strcspn(line, " ");
+	char *end;
+
+	if (!len || len >= sizeof(row->name))
+		return false;
+	memcpy(row->name, line, len);
+	row->name[len] = '\0';
+	row->begin_us = strtol(line + len, &end, 10);
+	if (end == line + len || row->begin_us < 0)
+		return false;
+	line = end;
+	row->end_us = strtol(line, &end, 10);
+	return end != line;
+}
+
 static int trace_print(char *text)
 {
 	struct trace_row rows[32];
@@ -66,8 +84,7 @@ static int trace_print(char *text)
 	     line = strtok_r(NULL, "\n", &save)) {
 		struct trace_row *row = &rows[nr];
 
-		if (sscanf(line, "%39s %ld %ld", row->name, &row->begin_us, &row->end_us) != 3 ||
-		    row->begin_us < 0)
+		if (!trace_read_row(line, row))
 			continue;
 		last_us = MAX(last_us, MAX(row->begin_us, row->end_us));
 		nr++;
