@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -47,8 +48,9 @@ static int probe_cache_open(void)
 static bool probe_cache_parse(char *text, const char *subject, struct probe_kvm *ret)
 {
 	char *line2 = strchr(text, '\n'), *line3;
-	unsigned int state;
+	unsigned long state;
 	uint64_t speed;
+	char *end;
 
 	if (!line2)
 		return false;
@@ -58,9 +60,10 @@ static bool probe_cache_parse(char *text, const char *subject, struct probe_kvm 
 		return false;
 	*line3++ = '\0';
 	line3[strcspn(line3, "\n")] = '\0';
-	if (sscanf(line2, "%u %" SCNu64, &state, &speed) != 2 || state > PROBE_KVM_NATIVE ||
-	    !*line3)
+	state = strtoul(line2, &end, 10);
+	if (end == line2 || state > PROBE_KVM_NATIVE || !*line3)
 		return false;
+	speed = strtoull(end, NULL, 10);
 	*ret = (struct probe_kvm){.state = (enum probe_kvm_state)state, .insn_per_s = speed};
 	snprintf(ret->text, sizeof(ret->text), "%s", line3);
 	return true;

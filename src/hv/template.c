@@ -96,6 +96,7 @@ int template_manifest_parse(const char *text, struct template_manifest *ret)
 	cleanup_free char *again = NULL;
 	int version, at = 0;
 
+	/* NOLINTNEXTLINE(cert-err34-c): a number read wrongly prints otherwise, below */
 	if (sscanf(text,
 		   "harpoon-template %d key %32s vcpus %" SCNu32 " memory_mib %" SCNu32
 		   " tsc_khz %" SCNu32 " created %" SCNd64 " %n",
@@ -107,6 +108,7 @@ int template_manifest_parse(const char *text, struct template_manifest *ret)
 		char name[16];
 		int used = 0;
 
+		/* NOLINTNEXTLINE(cert-err34-c): the same */
 		if (sscanf(text + at, "%15s %" SCNu64 " %64s %n", name, &m.sizes[i], m.hashes[i],
 			   &used) != 3 ||
 		    !used)
@@ -338,7 +340,7 @@ static int template_open_at(int dir_fd, const char *key, struct template **ret, 
 {
 	cleanup_close int fd = openat(dir_fd, key, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	cleanup(template_fds_done) struct template_fds fds = {{-1, -1, -1}};
-	struct template_manifest m;
+	struct template_manifest m = {0};
 	int r;
 
 	if (fd < 0)

@@ -212,7 +212,7 @@ static int image_load(int image_fd, uint64_t ram_bytes, int ram_fd)
 {
 	cleanup_free struct image_extent *extents = NULL;
 	struct stat st;
-	uint64_t nr;
+	uint64_t nr = 0;
 	off_t from;
 	size_t len;
 	int r = image_read_header(image_fd, ram_bytes, &nr);

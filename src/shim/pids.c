@@ -63,7 +63,8 @@ static void pids_add(struct pids_list *l, uint32_t pid, const struct process *ex
 static void pids_answer(struct container *c, const VMREQ_PB(PidsResponse) * guest,
 			struct rpc_call *call)
 {
-	size_t nr_guest = guest ? MIN(guest->n_pids, (size_t)PIDS_MAX) : 0;
+	const uint32_t *guest_pids = guest ? guest->pids : NULL;
+	size_t nr_guest = guest_pids ? MIN(guest->n_pids, (size_t)PIDS_MAX) : 0;
 	size_t room = 1 + c->nr_execs + nr_guest;
 	cleanup_free Ctrd__ProcessInfo *info = xcalloc(room, sizeof(*info));
 	cleanup_free Ctrd__Any *any = xcalloc(room, sizeof(*any));
@@ -74,7 +75,7 @@ static void pids_answer(struct container *c, const VMREQ_PB(PidsResponse) * gues
 
 	pids_add(&l, process_public_pid(&c->init), NULL);
 	for (size_t i = 0; i < nr_guest; i++) {
-		uint32_t pid = guest->pids[i];
+		uint32_t pid = guest_pids[i];
 
 		if (pid && pid <= PROCESS_GUEST_PID_MAX && pid != c->init.guest_pid)
 			pids_add(&l, PROCESS_GUEST_PIDS + pid, pids_find_exec(c, pid));
