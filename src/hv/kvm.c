@@ -148,14 +148,14 @@ static int kvm_attach(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream
 
 	if (rfd >= 0) {
 		req.stream.flags |= VMM_STREAM_READS;
-		fds[nr++] = rfd;
+		fds[nr++] = r_end;
 	}
 	if (wfd >= 0)
 		req.stream.flags |= VMM_STREAM_WRITES;
 	if (wfd >= 0 && wfd == rfd)
 		req.stream.flags |= VMM_STREAM_ONE;
 	else if (wfd >= 0)
-		fds[nr++] = wfd;
+		fds[nr++] = w_end;
 	if (kvm_find_stream(k, id))
 		return -EEXIST;
 	r = kvm_send(k, &req, fds, nr);

@@ -482,7 +482,7 @@ static void test_save_and_restore(void **state)
 	int state_fd = make_file(), memory_fd = make_file();
 	struct fixture f = {0};
 	struct err err = {0};
-	uint64_t count, bytes, kept;
+	uint64_t count, bytes = 0, kept;
 	struct stat st;
 
 	create(&f, guest_counts, guest_counts_end, 64u << 20, 2);
