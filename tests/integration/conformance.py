@@ -9,6 +9,7 @@ import copy
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 
 from harpoonlib import paths
@@ -25,6 +26,9 @@ MASKED = [
     "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi",
 ]
 READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+
+# What the Python interpreter ignores for itself alone: subprocess puts these back in a child.
+PYTHON_IGNORES = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
 
 # The initial namespaces of any kernel have these numbers (include/linux/proc_ns.h): what a guest's agent is in.
 INITIAL = {"ipc": 4026531839, "uts": 4026531838, "user": 4026531837, "pid": 4026531836, "cgroup": 4026531835,
@@ -122,8 +126,18 @@ def make_root(folder, probe):
     return root
 
 
+def _ignored_here():
+    """Signals that this process ignores, as a mask: runc hands on to its containers what its caller ignored."""
+    with open("/proc/self/status", encoding="utf-8") as status:
+        return next(int(line.split()[1], 16) for line in status if line.startswith("SigIgn:"))
+
+
 def parse(text):
-    return dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
+    facts = dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
+    if "status:SigIgn" in facts:
+        inherited = _ignored_here() & ~PYTHON_IGNORES
+        facts["status:SigIgn"] = f"{int(facts['status:SigIgn'], 16) & ~inherited:016x}"
+    return facts
 
 
 # ---- from what the probe prints to what is compared ----

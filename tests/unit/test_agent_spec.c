@@ -354,6 +354,7 @@ static void test_memory_check_before_update(void **state)
 	harness_call(h, &a, "CreateContainer", &r.create, NULL);
 	assert_string_equal(a.msg, "");
 	harness_ref(h, &a, "Start", "c1", "");
+	harness_answer_done(&a);
 	req.id = "c1";
 	req.cgroup = files;
 	req.n_cgroup = 1;
@@ -369,6 +370,7 @@ static void test_memory_check_before_update(void **state)
 	harness_answer_done(&a);
 	harness_ref(h, &a, "Delete", "c1", "");
 	assert_string_equal(a.msg, "");
+	harness_answer_done(&a);
 }
 
 int main(void)
