@@ -138,7 +138,7 @@ static struct fixture *begin(void **state, const char *how)
 	struct err err = {0};
 
 	if (!f->loop) {
-		print_message("needs root and /dev/kvm\n");
+		print_message("# needs root and /dev/kvm\n");
 		skip();
 	}
 	params.state_dir_fd = f->dirfd;

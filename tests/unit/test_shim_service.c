@@ -341,8 +341,10 @@ static void expect_nothing_left(void)
 
 #define NEED_ROOT() \
 	do { \
-		if (!env->ok) \
+		if (!env->ok) { \
+			print_message("# needs root\n"); \
 			skip(); \
+		} \
 	} while (0)
 
 /* ---- tests ---- */
