@@ -988,6 +988,40 @@ static void test_guest_that_does_not_answer(void **state)
 	close(sv[0]);
 }
 
+/* The time of a guest that stands still does not run out; afterwards all of it is there again. */
+static void test_paused_guest_that_does_not_answer(void **state)
+{
+	struct fixture *f = *state;
+	struct end e = {0}, late = {0};
+	uint64_t end;
+	int sv[2], sv2[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv2), 0);
+	assert_int_equal(
+		vsock_connect(f->dev, HOST_PORT, GUEST_PORT, sv[1], sv[1], on_done, &e, NULL), 0);
+	receive(f, VIRTIO_VSOCK_OP_REQUEST);
+	vsock_set_paused(f->dev, true);
+	assert_int_equal(vsock_connect(f->dev, HOST_PORT + 1, GUEST_PORT, sv2[1], sv2[1], on_done,
+				       &late, NULL),
+			 0);
+	receive(f, VIRTIO_VSOCK_OP_REQUEST);
+	/* Twice the time that connecting may take. */
+	end = util_now_ns() + 1000000000ull;
+	while (util_now_ns() < end)
+		assert_int_equal(loop_run_once(f->d->loop, 50), 0);
+	assert_false(e.done || late.done);
+	vsock_set_paused(f->dev, false);
+	send_op(f, VIRTIO_VSOCK_OP_RESPONSE, 0);
+	wait_end(f, &late, -ETIMEDOUT);
+	receive(f, VIRTIO_VSOCK_OP_RST);
+	assert_false(e.done);
+	assert_int_equal(write(sv[0], "x", 1), 1);
+	receive(f, VIRTIO_VSOCK_OP_RW);
+	close(sv[0]);
+	close(sv2[0]);
+}
+
 static void test_guest_that_never_closes(void **state)
 {
 	struct fixture *f = *state;
@@ -1200,6 +1234,7 @@ int main(void)
 		CASE(test_connection_flood_is_bounded),
 		CASE(test_refusals_flood_is_bounded),
 		CASE(test_guest_that_does_not_answer),
+		CASE(test_paused_guest_that_does_not_answer),
 		CASE(test_guest_that_never_closes),
 		CASE(test_lingering_streams_give_way),
 		CASE(test_reset_while_the_host_decides),
