@@ -116,8 +116,10 @@ static int kvm_send_machine(struct hv_vm *vm, const struct kvm_fds *f, struct er
 		.op = VMM_OP_MACHINE,
 		.machine = {.mem_bytes = vm->params.mem_bytes, .nr_vcpus = vm->params.nr_vcpus},
 	};
-	cleanup_free char *cmdline = kernel_args_build(&(struct kernel_args){
-		.nr_vcpus = vm->params.nr_vcpus, .extra = vm->params.config->kernel_args});
+	cleanup_free char *cmdline = kernel_args_build(
+		&(struct kernel_args){.template = vm->params.birth == HV_BIRTH_TEMPLATE,
+				      .nr_vcpus = vm->params.nr_vcpus,
+				      .extra = vm->params.config->kernel_args});
 	int r;
 
 	if (snprintf(req.machine.cmdline, sizeof(req.machine.cmdline), "%s", cmdline) >=
@@ -177,14 +179,16 @@ static int kvm_send_devices(struct hv_vm *vm, int fs_fd, struct err *err)
 	struct vmm_request vsock = {.device = {.kind = VMM_DEVICE_VSOCK, .cid = KVM_GUEST_CID}};
 	struct vmm_request fs = {.device = {.kind = VMM_DEVICE_FS, .tag = KVM_FS_TAG}};
 	struct vmm_request balloon = {.device.kind = VMM_DEVICE_BALLOON};
+	struct vmm_request rng = {.device.kind = VMM_DEVICE_RNG};
 	struct kvm *k = vm->backend;
 	int r = kvm_send_device(k, &vsock, -1, err);
 
 	if (!r)
 		r = kvm_send_device(k, &fs, fs_fd, err);
-	/* Entropy comes from the processor and the agent: no rng device. */
 	if (!r)
 		r = kvm_send_device(k, &balloon, -1, err);
+	if (!r)
+		r = kvm_send_device(k, &rng, -1, err);
 	for (size_t i = 0; i < vm->params.nr_nics && !r; i++)
 		r = kvm_send_nic(k, &vm->params.nics[i], i, err);
 	return r;

@@ -21,8 +21,9 @@ VMM = BUILD / "src/vmm/harpoon-vmm"
 VCPUS = 2
 UID_BASE = 0x70000000
 # vsock: its interrupt, three queues, its own bell. fs: its interrupt, two queues, a bell for the end of each one's
-# workers, and one for the device. balloon: its interrupt, three queues. vCPUs: what they call the loop with.
-EVENTFDS = {"vsock": 5, "fs": 6, "balloon": 4, "vCPUs": 1}
+# workers, and one for the device. balloon: its interrupt, three queues. rng: its interrupt, a queue. vCPUs: what
+# they call the loop with.
+EVENTFDS = {"vsock": 5, "fs": 6, "balloon": 4, "rng": 2, "vCPUs": 1}
 THREADS = ["harpoon-vmm", "virtio-fs-0", *["virtio-fs-1"] * 4, "vcpu0", "vcpu1"]
 # Of the file server's channel: its trunk, and a link for each worker
 FS_SOCKETS = 6

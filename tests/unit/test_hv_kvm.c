@@ -125,11 +125,12 @@ static int tear_down(void **state)
 	return 0;
 }
 
-static struct fixture *begin(void **state, const char *how)
+static struct fixture *begin_as(void **state, const char *how, enum hv_birth birth)
 {
 	static const struct hv_callbacks cb = {.on_ready = on_ready, .on_exit = on_exit_of_vm};
 	struct fixture *f = *state;
-	struct hv_params params = {.config = &f->config,
+	struct hv_params params = {.birth = birth,
+				   .config = &f->config,
 				   .id = "evil",
 				   .state_dir = f->dir,
 				   .netns_fd = -1,
@@ -149,6 +150,11 @@ static struct fixture *begin(void **state, const char *how)
 	if (hv_vm_new(f->loop, &params, &cb, f, &f->vm, &err) || hv_vm_start(f->vm, &err))
 		fail_msg("%s: %s", how, err.msg);
 	return f;
+}
+
+static struct fixture *begin(void **state, const char *how)
+{
+	return begin_as(state, how, HV_BIRTH_AUTO);
 }
 
 static void run_until(struct fixture *f, const int *what)
@@ -307,6 +313,15 @@ static void test_does_not_pause(void **state)
 	end(f);
 }
 
+/* Guest and VMM have to know: one prepares all that clones should find, the other keeps what saving takes. */
+static void test_template_is_told(void **state)
+{
+	struct fixture *f = begin_as(state, "template", HV_BIRTH_TEMPLATE);
+
+	run_until(f, &f->readies);
+	end(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -319,6 +334,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_sends_descriptors, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_streams, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_does_not_pause, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_template_is_told, set_up, tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
