@@ -111,10 +111,7 @@ static void clone_on_runs(void *ctx)
 {
 	struct hv_vm *vm = ctx;
 
-	/* Where streams are no mux, the greeting is all there is. */
-	if (!vm->mux)
-		hv_greeted(vm, vm->tmpl->channel, vm->tmpl->channel_len);
-	else if (mux_feed(vm->mux, vm->tmpl->channel, vm->tmpl->channel_len))
+	if (mux_feed(vm->mux, vm->tmpl->channel, vm->tmpl->channel_len))
 		hv_end(vm, HV_EXIT_FAILED, "what its template had sent is too long");
 }
 

@@ -102,10 +102,8 @@ static int kvm_handle(struct kvm *k, const struct vmm_event *e)
 	switch (e->kind) {
 	case VMM_EVENT_RUNNING:
 		k->running = true;
+		/* A clone's agent greets once more, when it runs again. */
 		k->vm->ready.host_kernel_ns = util_now_ns();
-		/* A clone's agent has greeted before it was saved. */
-		k->greeted = k->vm->tmpl;
-		hv_clone_runs(k->vm);
 		break;
 	case VMM_EVENT_HELLO:
 		k->greeted = true;
