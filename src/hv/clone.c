@@ -84,8 +84,9 @@ void hv_clone_look_up(struct hv_vm *vm)
 
 	for (size_t i = 0; i < vm->params.nr_nics; i++)
 		*(vm->params.nics[i].kind == HV_NIC_TAP ? &vm->nr_taps : &vm->nr_streams) += 1;
+	/* Templates have no disks, and machines have no sockets to plug one in later. */
 	if (vm->params.birth != HV_BIRTH_AUTO || c->templates == CONFIG_TEMPLATES_OFF ||
-	    !vm->ops->describe)
+	    !vm->ops->describe || vm->params.nr_disks)
 		return;
 	r = hv_describe(&vm->params, vm->ops, &shape, &err);
 	/* What is missing the start itself complains about. */

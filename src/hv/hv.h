@@ -72,6 +72,19 @@ struct hv_nic {
 };
 
 /*
+ * A disk of the VM: a regular file (its bytes are the disk's) or a block device, seen by the guest as virtio-blk.
+ * Only the descriptor goes to the VMM. How the guest tells disks apart: by serial number, HV_DISK_SERIAL of the place
+ * in the array.
+ */
+#define HV_DISKS_MAX 16
+#define HV_DISK_SERIAL "harpoon-%zu"
+
+struct hv_disk {
+	int fd; /* borrowed until hv_vm_start() has returned; opened O_RDONLY if read_only, else O_RDWR */
+	bool read_only;
+};
+
+/*
  * A program that is the network behind a stream (passt): started before the VM as a child like the VM's other
  * processes, in our network namespace, with one descriptor. It confines itself and ends when that closes. The VM
  * outlives it, without a network.
@@ -114,6 +127,9 @@ struct hv_params {
 	const struct hv_nic *nics;	    /* borrowed until hv_vm_start() has returned */
 	size_t nr_nics;			    /* HV_NICS_MAX at most */
 	const struct hv_helper *net_helper; /* borrowed likewise; NULL = none */
+	/* HV_DISKS_MAX at most, and as many as the backend has room for. A VM with disks is never a clone. */
+	const struct hv_disk *disks; /* borrowed likewise */
+	size_t nr_disks;
 };
 
 struct hv_footprint {

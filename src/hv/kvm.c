@@ -25,6 +25,9 @@
 #include "text.h"
 
 #define KVM_PAGE 4096u
+/* Virtio devices of a machine (docs/vmm.md), and how many of them every VM of ours has. */
+#define KVM_SLOTS 19
+#define KVM_SLOTS_TAKEN 3
 #define KVM_CALL_TIMEOUT_NS 5000000000ull
 #define KVM_SAVE_TIMEOUT_NS 60000000000ull
 
@@ -35,6 +38,12 @@ static int kvm_new(struct hv_vm *vm, struct err *err)
 	if (vm->params.mem_bytes % KVM_PAGE)
 		return err_say(err, -EINVAL, "memory must be whole pages, not %llu bytes",
 			       (unsigned long long)vm->params.mem_bytes);
+	if (vm->params.nr_disks + vm->params.nr_nics > KVM_SLOTS - KVM_SLOTS_TAKEN)
+		return err_say(err, -ENOSPC,
+			       "%zu disks and %zu network devices: harpoon-vmm has room for %d "
+			       "together (key 'nics' of harpoon.conf)",
+			       vm->params.nr_disks, vm->params.nr_nics,
+			       KVM_SLOTS - KVM_SLOTS_TAKEN);
 	k = xcalloc(1, sizeof(*k));
 	k->vm = vm;
 	k->sock = -1;

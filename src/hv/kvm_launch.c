@@ -31,8 +31,8 @@
 #define KVM_TAP_OFFLOADS (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
 /* Streams, and files that harpoon-fs lets it read and write directly. */
 #define KVM_FILES_MAX 16384
-/* The loop, the vCPUs, a worker for each queue that may block. */
-#define KVM_THREADS_MAX(nr_vcpus) ((nr_vcpus) + 1 + 16)
+/* The loop, the vCPUs, a worker for each queue that may block: one of each disk, some of the file system. */
+#define KVM_THREADS_MAX(nr_vcpus) ((nr_vcpus) + 1 + 16 + HV_DISKS_MAX)
 /* Requests that may be on their way: a thousand; it reads them as they come. */
 #define KVM_SOCKET_BUFFER (4 << 20)
 
@@ -174,6 +174,16 @@ static int kvm_send_nic(struct kvm *k, const struct hv_nic *nic, size_t index, s
 	return r ? r : kvm_send_device(k, &req, nic->fd, err);
 }
 
+static int kvm_send_disk(struct kvm *k, const struct hv_disk *disk, size_t index, struct err *err)
+{
+	struct vmm_request req = {.device.kind = VMM_DEVICE_BLK};
+
+	if (disk->read_only)
+		req.device.flags = VMM_BLK_READ_ONLY;
+	snprintf(req.device.tag, sizeof(req.device.tag), HV_DISK_SERIAL, index);
+	return kvm_send_device(k, &req, disk->fd, err);
+}
+
 static int kvm_send_devices(struct hv_vm *vm, int fs_fd, struct err *err)
 {
 	struct vmm_request vsock = {.device = {.kind = VMM_DEVICE_VSOCK, .cid = KVM_GUEST_CID}};
@@ -191,6 +201,8 @@ static int kvm_send_devices(struct hv_vm *vm, int fs_fd, struct err *err)
 		r = kvm_send_device(k, &rng, -1, err);
 	for (size_t i = 0; i < vm->params.nr_nics && !r; i++)
 		r = kvm_send_nic(k, &vm->params.nics[i], i, err);
+	for (size_t i = 0; i < vm->params.nr_disks && !r; i++)
+		r = kvm_send_disk(k, &vm->params.disks[i], i, err);
 	return r;
 }
 

@@ -233,6 +233,9 @@ static int hv_check_params(const struct hv_params *p, struct err *err)
 	if (p->nr_nics > HV_NICS_MAX)
 		return err_say(err, -EINVAL, "a VM has at most %d network devices, not %zu",
 			       HV_NICS_MAX, p->nr_nics);
+	if (p->nr_disks > HV_DISKS_MAX)
+		return err_say(err, -EINVAL, "a VM has at most %d disks, not %zu", HV_DISKS_MAX,
+			       p->nr_disks);
 	return 0;
 }
 
@@ -471,6 +474,8 @@ int hv_vm_start(struct hv_vm *vm, struct err *err)
 		r = hv_clone_start_failed(vm, r, err);
 	vm->params.nics = NULL; /* the caller's, until now */
 	vm->params.net_helper = NULL;
+	vm->params.disks = NULL;
+	vm->params.nr_disks = 0;
 	if (r) {
 		/* Nothing runs on after a failed start; no callback either. */
 		vm->state = HV_ENDED;
