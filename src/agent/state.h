@@ -13,6 +13,7 @@
 
 #include "agent.h"
 #include "devfilter.h"
+#include "disks.h"
 #include "err.h"
 #include "list.h"
 #include "loop.h"
@@ -74,6 +75,7 @@ struct container {
 	int cgroup_fd;
 	uint32_t namespaces; /* CLONE_NEW* of its own */
 	struct id_map uids, gids;
+	struct disks disks;
 	struct process init;
 	struct list execs;
 	size_t nr_execs;
