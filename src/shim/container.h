@@ -18,6 +18,7 @@
 
 #include "agent_client.h"
 #include "containerd_task.pb-c.h"
+#include "disks.h"
 #include "forward.h"
 #include "hooks.h"
 #include "hv.h"
@@ -59,6 +60,7 @@ struct container {
 	struct hostcgroup *cgroup; /* NULL = the host has none */
 	uint64_t mem_bytes;	   /* of the VM */
 	struct hv_vm *vm;
+	struct disks *disks;
 	struct network *network;
 	struct relay *relay;
 	struct forward *forward;

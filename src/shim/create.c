@@ -26,6 +26,7 @@
 #include "cleanup.h"
 #include "container.h"
 #include "containerd_events.pb-c.h"
+#include "disks.h"
 #include "hostcgroup.h"
 #include "hostlimits.h"
 #include "io.h"
@@ -329,6 +330,7 @@ static void create_on_ready(void *ctx, const struct hv_ready *ready)
 	/* The agent takes requests of one connection in order: no need to wait for the first answer. */
 	relay_start(c->relay, c->vm, c->agent, &c->next_stream);
 	req = vmreq_create_new(c->id, c->bundle, c->spec, c->create->kinds, &c->init.io);
+	disks_describe(c->disks, req);
 	agent_client_call(c->agent, AGENT_CREATE_CONTAINER, &req->base,
 			  container_call_timeout_ns(c), create_agent_created, c);
 	vmreq_create_free(req);
@@ -380,6 +382,7 @@ static int create_start_vm(struct container *c, struct err *err)
 						      .on_exit = container_on_vm_exit};
 	struct vmreq_size size;
 	struct hv_params params;
+	struct hv_disk disks[HV_DISKS_MAX];
 	int r = vmreq_size(c->spec, &c->shim->config, &size, err);
 
 	if (!r)
@@ -399,12 +402,16 @@ static int create_start_vm(struct container *c, struct err *err)
 	c->mem_bytes = size.mem_bytes;
 	params.nics = network_nics(c->network, &params.nr_nics);
 	params.net_helper = network_helper(c->network);
+	disks_params(c->disks, disks);
+	params.disks = disks;
+	params.nr_disks = c->disks->nr;
 	r = hv_vm_new(c->shim->loop, &params, &callbacks, c, &c->vm, err);
 	if (!r)
 		r = hostlimits_begin(c, err);
 	if (!r)
 		r = hv_vm_start(c->vm, err);
 	network_vm_started(c->network);
+	disks_close(c->disks);
 	if (!r)
 		c->pid = hv_vm_pid(c->vm);
 	return r;
@@ -412,15 +419,16 @@ static int create_start_vm(struct container *c, struct err *err)
 
 /* ---- file systems ---- */
 
-static int create_mount_rootfs(struct container *c, struct err *err)
+static int create_rootfs_entries(const struct container *c, struct mounts_entry **ret,
+				 struct err *err)
 {
 	const Ctrd__CreateTaskRequest *req = c->create->req;
-	cleanup_free struct mounts_entry *entries = NULL;
+	struct mounts_entry *entries;
 
 	if (req->n_rootfs > MOUNTS_MAX)
 		return err_say(err, -E2BIG, "root file system: %zu mounts, at most %d",
 			       req->n_rootfs, MOUNTS_MAX);
-	entries = xcalloc(req->n_rootfs, sizeof(*entries));
+	*ret = entries = xcalloc(req->n_rootfs, sizeof(*entries));
 	for (size_t i = 0; i < req->n_rootfs; i++) {
 		const Ctrd__Mount *m = req->rootfs[i];
 
@@ -430,7 +438,25 @@ static int create_mount_rootfs(struct container *c, struct err *err)
 						   .options = m->options,
 						   .nr_options = m->n_options};
 	}
-	return mounts_mount_rootfs(c->bundle_fd, entries, req->n_rootfs, err);
+	return 0;
+}
+
+static int create_open_disks(struct container *c, struct err *err)
+{
+	cleanup_free struct mounts_entry *entries = NULL;
+	int r = create_rootfs_entries(c, &entries, err);
+
+	return r ? r
+		 : disks_new(c->spec, c->bundle_fd, entries, c->create->req->n_rootfs, &c->disks,
+			     err);
+}
+
+static int create_mount_rootfs(struct container *c, struct err *err)
+{
+	cleanup_free struct mounts_entry *entries = NULL;
+	int r = create_rootfs_entries(c, &entries, err);
+
+	return r ? r : mounts_mount_rootfs(c->bundle_fd, entries, c->create->req->n_rootfs, err);
 }
 
 static int create_share(struct container *c, const char *name, const char *path, bool recursive,
@@ -453,6 +479,20 @@ static int create_share_root(struct container *c, struct err *err)
 	return create_share(c, VMREQ_SHARE_ROOT, c->spec->root_path, true, flags, err);
 }
 
+/* The guest makes the root of disks, and of folders that go with them. */
+static int create_share_layers(struct container *c, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < c->disks->nr_shares && !r; i++) {
+		const struct disks_share *s = &c->disks->shares[i];
+
+		r = create_share(c, s->name, s->path, true, s->read_only ? HV_SHARE_READ_ONLY : 0,
+				 err);
+	}
+	return r;
+}
+
 /* A unix socket cannot be shared as a file: what listens at it is on the host. */
 static int create_mount_socket(struct container *c, size_t i, struct err *err)
 {
@@ -471,6 +511,10 @@ static int create_share_mount(struct container *c, size_t i, struct err *err)
 	char name[VMREQ_SHARE_NAME_LEN];
 	int r;
 
+	if (c->disks->of_mount[i] >= 0) {
+		c->create->kinds[i] = VMREQ_MOUNT_DISK;
+		return 0;
+	}
 	if (!m->bind)
 		return 0;
 	r = create_mount_socket(c, i, err);
@@ -491,10 +535,15 @@ static int create_share_mount(struct container *c, size_t i, struct err *err)
 
 static int create_share_all(struct container *c, struct err *err)
 {
-	int r = create_mount_rootfs(c, err);
+	int r = 0;
 
-	if (!r)
-		r = create_share_root(c, err);
+	if (disks_make_root(c->disks)) {
+		r = create_share_layers(c, err);
+	} else {
+		r = create_mount_rootfs(c, err);
+		if (!r)
+			r = create_share_root(c, err);
+	}
 	if (r)
 		return r;
 	c->relay = relay_new(c->shim->loop, c->spec);
@@ -564,6 +613,8 @@ static int create_run(struct container *c, struct err *err)
 		r = create_read_spec(c, err);
 	timeline_end(&c->times, TIMELINE_SPEC);
 	timeline_begin(&c->times, TIMELINE_PROCESSES);
+	if (!r)
+		r = create_open_disks(c, err);
 	if (!r)
 		r = create_start_vm(c, err);
 	timeline_end(&c->times, TIMELINE_PROCESSES);
