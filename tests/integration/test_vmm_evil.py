@@ -23,14 +23,12 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("seed", "rounds", "last", "greet"), [(11, 90, 0, 0), (12, 60, 0, 0), (13, 20, 1, 0), (14, 60, 0, 1)]
-)
-def test_evil_guest_in_the_jail(tmp_path, seed, rounds, last, greet):
-    (tmp_path / "initrd").write_bytes(b"070701")
-    conf = tmp_path / "harpoon.conf"
+def _attack(folder, seed, rounds, last, greet):
+    """What is said of a VM whose guest attacks it."""
+    (folder / "initrd").write_bytes(b"070701")
+    conf = folder / "harpoon.conf"
     conf.write_text(
-        f"[vm]\nbackend = kvm\nkernel = {GUEST}\ninitrd = {tmp_path}/initrd\n"
+        f"[vm]\nbackend = kvm\nkernel = {GUEST}\ninitrd = {folder}/initrd\n"
         f"kernel_args = seed={seed} rounds={rounds} last={last} greet={greet}\n"
         f"[templates]\nuse = off\n"
         f"[programs]\nfs_server = {BUILD}/src/fs/harpoon-fs\nvmm = {BUILD}/src/vmm/harpoon-vmm\n"
@@ -44,8 +42,21 @@ def test_evil_guest_in_the_jail(tmp_path, seed, rounds, last, greet):
     said = run.stdout.decode()
     assert run.returncode == 1, said
     assert "killed by" not in said, said
-    if greet and re.search(r"the agent('s greeting has \d+ bytes| speaks protocol)", said):
-        return
-    # The sentence holds the console's last line.
-    assert re.search(r"crashed|died|reset", said), said
-    assert "evil: done" in said, said
+    return said
+
+
+@pytest.mark.parametrize(("seed", "rounds", "last"), [(11, 90, 0), (12, 60, 0), (13, 20, 1)])
+def test_evil_guest_in_the_jail(tmp_path, seed, rounds, last):
+    """How guest and devices run beside each other is another each time: of a few guests, one does all its rounds."""
+    for turn in range(5):
+        said = _attack(tmp_path, seed + 100 * turn, rounds, last, 0)
+        # The sentence holds the console's last line.
+        assert re.search(r"crashed|died|reset", said), said
+        if "evil: done" in said:
+            return
+    pytest.fail(f"no guest came to its last round: {said}")
+
+
+def test_greeting_that_is_none(tmp_path):
+    said = _attack(tmp_path, 14, 60, 0, 1)
+    assert re.search(r"the agent('s greeting has \d+ bytes| speaks protocol)|crashed|died|reset", said), said
