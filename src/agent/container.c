@@ -84,6 +84,7 @@ static struct container *container_new(struct agent *a, const AGENT_PB(CreateCon
 	c->agent = a;
 	memcpy(c->id, r->id, strnlen(r->id, REQUEST_ID_MAX));
 	c->cgroup_path = xasprintf("%s/%s", a->params->cgroup_dir, c->id);
+	c->cgroup_name = c->cgroup_path + strlen(a->params->cgroup_dir) + 1;
 	c->cgroup_fd = -1;
 	c->events_fd = -1;
 	c->oom_fd = -1;
@@ -98,7 +99,7 @@ static struct container *container_new(struct agent *a, const AGENT_PB(CreateCon
 	return c;
 }
 
-static void container_free_exec(struct process *p)
+void container_free_exec(struct process *p)
 {
 	p->container->nr_execs--;
 	process_done(p);
@@ -117,7 +118,7 @@ void container_destroy(struct container *c)
 	oom_done(c);
 	cleanup_closep(&c->cgroup_fd);
 	disks_done(&c->disks);
-	cgroup_remove(c->agent->params->cgroup_dir, c->id);
+	cgroup_remove(c->agent->params->cgroup_dir, c->cgroup_name);
 	list_remove(&c->link);
 	c->agent->nr_containers--;
 	free(c->cgroup_path);
@@ -317,7 +318,7 @@ static void container_try_delete(struct container *c)
 		return;
 	/* Armed first: what empties the cgroup between the two must not be missed. */
 	for (int tries = 0; tries < 2 && e == -EBUSY; tries++) {
-		e = cgroup_remove(c->agent->params->cgroup_dir, c->id);
+		e = cgroup_remove(c->agent->params->cgroup_dir, c->cgroup_name);
 		if (e == -EBUSY && tries == 0 && container_watch_events(c))
 			break;
 	}
@@ -346,10 +347,11 @@ static void container_on_exec_reaped(struct process *p)
 	struct rpc_call *call = p->delete_call;
 
 	process_report_exit(p);
-	if (!call)
+	if (!call && !p->is_orphan)
 		return;
 	container_free_exec(p);
-	rpc_reply_empty(call);
+	if (call)
+		rpc_reply_empty(call);
 }
 
 void container_on_reaped(struct container *c, struct process *p)
