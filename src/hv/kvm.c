@@ -131,6 +131,10 @@ static int kvm_handle(struct kvm *k, const struct vmm_event *e)
 	case VMM_EVENT_FAILED:
 		kvm_on_end(k, e);
 		break;
+	case VMM_EVENT_PAUSED:
+		kvm_call_answered(k);
+		hv_paused(k->vm, NULL);
+		break;
 	default:
 		kvm_call_answered(k);
 	}

@@ -364,9 +364,8 @@ static int qemu_start(struct hv_vm *vm, int fs_fd, struct err *err)
 	/* While QEMU starts. */
 	if (!r && vm->tmpl)
 		r = qemu_fill_memory(q, err);
-	/* The jail has it now, and only the jail. */
-	if (vm->params.birth != HV_BIRTH_TEMPLATE)
-		guest_ram_done(&q->ram);
+	/* The jail has it now. We keep the file itself, in case the machine is to be saved. */
+	cleanup_closep(&q->ram.mount_fd);
 	if (r)
 		return r;
 	q->qmp = qmp_new(vm->loop, take_fd(&ends.ours[QEMU_FD_QMP - SPAWN_FD_FIRST]), &cb, q);
@@ -390,23 +389,30 @@ static void qemu_on_call_done(void *ctx, const char *error)
 		       error);
 }
 
-static int qemu_call(struct hv_vm *vm, const char *command, struct err *err)
+static void qemu_on_stopped(void *ctx, const char *error)
+{
+	struct qemu *q = ctx;
+
+	qemu_on_call_done(q, error);
+	hv_paused(q->vm, error);
+}
+
+static int qemu_call(struct hv_vm *vm, const char *command, qmp_done_fn done, struct err *err)
 {
 	struct qemu *q = vm->backend;
-	int r = q->greeted ? qmp_call(q->qmp, command, QEMU_CALL_TIMEOUT_MS, qemu_on_call_done, q)
-			   : -EAGAIN;
+	int r = q->greeted ? qmp_call(q->qmp, command, QEMU_CALL_TIMEOUT_MS, done, q) : -EAGAIN;
 
 	return r ? err_set(err, r, "QEMU command '%s'", command) : 0;
 }
 
 static int qemu_pause(struct hv_vm *vm, struct err *err)
 {
-	return qemu_call(vm, "stop", err);
+	return qemu_call(vm, "stop", qemu_on_stopped, err);
 }
 
 static int qemu_resume(struct hv_vm *vm, struct err *err)
 {
-	return qemu_call(vm, "cont", err);
+	return qemu_call(vm, "cont", qemu_on_call_done, err);
 }
 
 /* No word from QMP: the status has to do. */

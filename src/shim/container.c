@@ -101,6 +101,7 @@ void container_free(struct container *c)
 	process_done(&c->init);
 	hostcgroup_free(take_ptr(&c->cgroup));
 	disks_free(take_ptr(&c->disks));
+	checkpoint_forget(c);
 	pause_forget(c);
 	if (c->bundle_fd >= 0 && mounts_unmount_rootfs(c->bundle_fd, &err))
 		log_err("shim", "%s", err.msg);
@@ -284,6 +285,7 @@ static void container_stop(void *ctx)
 	timeline_end(&c->times, TIMELINE_END);
 	timeline_write(&c->times, c->state_fd);
 	timeline_keep(&c->times, c->id);
+	checkpoint_forget(c);
 	pause_forget(c);
 	if (c->delete_call)
 		container_delete_begin(c);
@@ -353,8 +355,10 @@ static void container_start_process(struct container *c)
 
 	timeline_begin(&c->times, TIMELINE_EXEC);
 	ref.id = c->id;
-	agent_client_call(c->agent, AGENT_START, &ref.base, container_call_timeout_ns(c),
-			  container_started, c);
+	/* One that was restored has its program, and stands still. */
+	agent_client_call(c->agent, c->is_frozen ? AGENT_THAW : AGENT_START, &ref.base,
+			  container_call_timeout_ns(c), container_started, c);
+	c->is_frozen = false;
 }
 
 static void container_network_set_up(void *ctx, const ProtobufCMessage *response,

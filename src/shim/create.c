@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "bundle.h"
+#include "checkpoint.h"
 #include "cleanup.h"
 #include "container.h"
 #include "containerd_events.pb-c.h"
@@ -54,6 +55,8 @@ struct create {
 	struct err err;		      /* code != 0: failed, being taken back */
 	struct loop_timer fail_timer;
 	bool taking_back;
+	struct hv_checkpoint *restore; /* owned; NULL = a new container, or started already */
+	struct checkpoint_note note;   /* of that */
 };
 
 static void create_free(struct container *c)
@@ -61,6 +64,7 @@ static void create_free(struct container *c)
 	struct create *cr = take_ptr(&c->create);
 
 	loop_timer_cancel(&cr->fail_timer);
+	hv_checkpoint_free(cr->restore);
 	free(cr->kinds);
 	free(cr);
 }
@@ -170,6 +174,7 @@ static void create_publish(struct container *c)
 	e.n_rootfs = req->n_rootfs;
 	e.rootfs = req->rootfs;
 	e.io = &io;
+	e.checkpoint = req->checkpoint;
 	e.pid = (uint32_t)c->pid;
 	container_publish(c, "/tasks/create", "TaskCreate", &e.base);
 }
@@ -284,6 +289,42 @@ static void create_agent_configured(void *ctx, const ProtobufCMessage *response,
 		create_fail_code(c, code, message);
 }
 
+/* What goes on here is frozen until Start. */
+static void create_agent_adopted(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+				 const char *message)
+{
+	struct container *c = ctx;
+
+	if (code != RPC_OK) {
+		create_fail_code(c, code, message);
+		return;
+	}
+	process_set_guest_pid(&c->init,
+			      ((const VMREQ_PB(StartResponse) *)(const void *)response)->pid);
+	c->is_frozen = true;
+	timeline_end(&c->times, TIMELINE_CONTAINER);
+	timeline_begin(&c->times, TIMELINE_CLOCK);
+	clock_set(c, create_clock_set);
+}
+
+static void create_call_agent(struct container *c)
+{
+	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+	VMREQ_PB(CreateContainerRequest) * req;
+
+	if (c->ready.is_restored) {
+		ref.id = c->id;
+		agent_client_call(c->agent, AGENT_ADOPT, &ref.base, container_call_timeout_ns(c),
+				  create_agent_adopted, c);
+		return;
+	}
+	req = vmreq_create_new(c->id, c->bundle, c->spec, c->create->kinds, &c->init.io);
+	disks_describe(c->disks, req);
+	agent_client_call(c->agent, AGENT_CREATE_CONTAINER, &req->base,
+			  container_call_timeout_ns(c), create_agent_created, c);
+	vmreq_create_free(req);
+}
+
 static int create_configure(struct container *c, struct err *err)
 {
 	VMREQ_PB(ConfigureRequest) req = HARPOON__AGENT__V1__CONFIGURE_REQUEST__INIT;
@@ -311,7 +352,6 @@ static int create_configure(struct container *c, struct err *err)
 static void create_on_ready(void *ctx, const struct hv_ready *ready)
 {
 	struct container *c = ctx;
-	VMREQ_PB(CreateContainerRequest) * req;
 	struct err err = {0};
 
 	if (c->phase != CONTAINER_CREATING || c->create->err.code)
@@ -329,11 +369,7 @@ static void create_on_ready(void *ctx, const struct hv_ready *ready)
 	}
 	/* The agent takes requests of one connection in order: no need to wait for the first answer. */
 	relay_start(c->relay, c->vm, c->agent, &c->next_stream);
-	req = vmreq_create_new(c->id, c->bundle, c->spec, c->create->kinds, &c->init.io);
-	disks_describe(c->disks, req);
-	agent_client_call(c->agent, AGENT_CREATE_CONTAINER, &req->base,
-			  container_call_timeout_ns(c), create_agent_created, c);
-	vmreq_create_free(req);
+	create_call_agent(c);
 }
 
 /* ---- the bundle and the spec ---- */
@@ -364,10 +400,26 @@ static int create_open_bundle(struct container *c, struct err *err)
 	return r ? err_set(err, r, "write to the bundle's state folder") : 0;
 }
 
+static int create_open_checkpoint(struct container *c, struct err *err)
+{
+	const Ctrd__CreateTaskRequest *req = c->create->req;
+	struct checkpoint_note *note = &c->create->note;
+	int r = checkpoint_open(req->checkpoint, &c->create->restore, note, err);
+
+	if (r)
+		return r;
+	if (note->terminal != (req->terminal ? 1u : 0u))
+		return err_say(err, -EINVAL, "the container in the checkpoint has %s terminal",
+			       note->terminal ? "a" : "no");
+	c->oom_kills = note->oom_kills;
+	return 0;
+}
+
 static int create_check_request(const Ctrd__CreateTaskRequest *req, struct err *err)
 {
-	if (*req->checkpoint || *req->parent_checkpoint)
-		return err_say(err, -EOPNOTSUPP, "restoring a checkpoint is not supported yet");
+	if (*req->parent_checkpoint)
+		return err_say(err, -EOPNOTSUPP,
+			       "a checkpoint of a VM is whole: it has no parent (not supported)");
 	if (req->options && *req->options->type_url)
 		log_dbg("shim", "options of type '%s' have nothing for a VM: ignored",
 			req->options->type_url);
@@ -397,7 +449,8 @@ static int create_start_vm(struct container *c, struct err *err)
 				    .state_dir = c->state_dir,
 				    .netns_fd = network_netns(c->network),
 				    .nr_vcpus = size.nr_vcpus,
-				    .mem_bytes = size.mem_bytes};
+				    .mem_bytes = size.mem_bytes,
+				    .restore = c->create->restore};
 	params.cgroup_fds = hostcgroup_fds(c->cgroup, &params.nr_cgroup_fds);
 	c->mem_bytes = size.mem_bytes;
 	params.nics = network_nics(c->network, &params.nr_nics);
@@ -412,6 +465,7 @@ static int create_start_vm(struct container *c, struct err *err)
 		r = hv_vm_start(c->vm, err);
 	network_vm_started(c->network);
 	disks_close(c->disks);
+	hv_checkpoint_free(take_ptr(&c->create->restore));
 	if (!r)
 		c->pid = hv_vm_pid(c->vm);
 	return r;
@@ -611,6 +665,8 @@ static int create_run(struct container *c, struct err *err)
 		r = create_open_bundle(c, err);
 	if (!r)
 		r = create_read_spec(c, err);
+	if (!r && *req->checkpoint)
+		r = create_open_checkpoint(c, err);
 	timeline_end(&c->times, TIMELINE_SPEC);
 	timeline_begin(&c->times, TIMELINE_PROCESSES);
 	if (!r)
@@ -625,7 +681,11 @@ static int create_run(struct container *c, struct err *err)
 	if (r)
 		return r;
 	timeline_begin(&c->times, TIMELINE_STDIO);
-	taskio_number(&c->init.io, &c->next_stream);
+	if (*req->checkpoint)
+		taskio_renumber(&c->init.io, c->create->note.streams);
+	else
+		taskio_number(&c->init.io, &c->next_stream);
+	c->next_stream = MAX(c->next_stream, c->create->note.next_stream);
 	taskio_open(&c->init.io, create_stdio_opened, c);
 	create_start_hooks(c);
 	return 0;

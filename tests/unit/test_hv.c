@@ -494,7 +494,7 @@ static void test_bad_params(void **state)
 	assert_int_equal(hv_vm_share(vm, "..", -1, 0, &err), -EINVAL);
 	assert_int_equal(hv_vm_share(vm, "", -1, 0, &err), -EINVAL);
 	assert_int_equal(hv_vm_share(vm, "ok", -1, 0x80, &err), -EINVAL);
-	assert_int_equal(hv_vm_pause(vm, &err), -ESHUTDOWN);
+	assert_int_equal(hv_vm_pause(vm, NULL, NULL, &err), -ESHUTDOWN);
 	assert_int_equal(hv_vm_attach_stream(vm, 16, -1, -1, NULL, NULL, NULL, &err), -ESHUTDOWN);
 	assert_int_equal(hv_vm_pid(vm), 0);
 	hv_vm_free(vm);

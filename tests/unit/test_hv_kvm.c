@@ -306,7 +306,7 @@ static void test_does_not_pause(void **state)
 	struct err err = {0};
 
 	run_until(f, &f->readies);
-	assert_int_equal(hv_vm_pause(f->vm, &err), 0);
+	assert_int_equal(hv_vm_pause(f->vm, NULL, NULL, &err), 0);
 	assert_int_equal(hv_vm_resume(f->vm, &err), -EAGAIN);
 	run_until(f, &f->exits);
 	assert_non_null(strstr(f->why.text, "does not stop or continue"));
