@@ -99,6 +99,12 @@ static void qemu_args_devices(struct qemu_argv *v)
 	/* The queue's size bounds one request: with 1024 entries the guest reads and writes 1 MiB at once. */
 	qemu_arg(v, "-device",
 		 xstrdup("vhost-user-fs-device,chardev=fs,queue-size=1024,tag=" QEMU_FS_TAG));
+	/*
+	 * What the guest has freed goes back to the host two seconds later, in pieces of 2 MiB: QEMU punches holes
+	 * into the file that is guest memory.
+	 */
+	qemu_arg(v, "-device",
+		 xstrdup("virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on"));
 }
 
 /* Offloads: with a tap's vnet headers, segments of 64 KiB without checksums go both ways. */

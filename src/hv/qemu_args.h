@@ -39,7 +39,7 @@ struct qemu_args {
 };
 /* Places for virtio devices of a microvm without ACPI, and how many of them every VM of ours takes. */
 #define QEMU_TRANSPORTS 8
-#define QEMU_TRANSPORTS_TAKEN 2
+#define QEMU_TRANSPORTS_TAKEN 3
 #define QEMU_MEM_ALIGN (1u << 20)
 
 /* NULL-terminated; qemu_args_free(). */
