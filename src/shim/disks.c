@@ -188,7 +188,23 @@ uint32_t disks_access(const struct oci_resources *res, uint32_t major, uint32_t 
 	return access;
 }
 
-/* A node that nobody may open is a node like any other: there need not be anything behind it. */
+bool disks_are_named(const struct oci_resources *res, uint32_t major, uint32_t minor)
+{
+	for (size_t i = 0; i < res->nr_device_rules; i++) {
+		const struct oci_device_rule *r = &res->device_rules[i];
+
+		if (r->allow && r->type == 'b' && r->major == (int64_t)major &&
+		    r->minor == (int64_t)minor)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A node that nobody may open is a node like any other: there need not be anything behind it. The same goes for one that
+ * only a rule for all devices opens: a privileged container lists every device of the host, its root disk among them, and
+ * has asked for none of them.
+ */
 static int disks_add_device(struct disks *d, const struct oci_spec *spec, size_t i, struct err *err)
 {
 	const struct oci_device *o = &spec->devices[i];
@@ -201,7 +217,8 @@ static int disks_add_device(struct disks *d, const struct oci_spec *spec, size_t
 	int r;
 
 	d->of_device[i] = -1;
-	if (!S_ISBLK(o->mode) || !(access & (DISKS_ACCESS_READ | DISKS_ACCESS_WRITE)))
+	if (!S_ISBLK(o->mode) || !(access & (DISKS_ACCESS_READ | DISKS_ACCESS_WRITE)) ||
+	    !disks_are_named(&spec->resources, o->major, o->minor))
 		return 0;
 	snprintf(name, sizeof(name), "%.80s (%u:%u)", o->path, o->major, o->minor);
 	r = disks_add(d, &st, -1, name, !(access & DISKS_ACCESS_WRITE), &d->of_device[i], err);

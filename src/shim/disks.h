@@ -82,5 +82,7 @@ void disks_params(const struct disks *d, struct hv_disk ret[HV_DISKS_MAX]);
 /* Adds disks, and who is one, to what the agent is told. */
 void disks_describe(const struct disks *d, VMREQ_PB(CreateContainerRequest) * r);
 
+/* Whether a rule allows something of just this block device. */
+bool disks_are_named(const struct oci_resources *res, uint32_t major, uint32_t minor);
 /* What the rules of the device cgroup let a container do with a block device: DISKS_ACCESS_*. */
 uint32_t disks_access(const struct oci_resources *res, uint32_t major, uint32_t minor);

@@ -214,6 +214,21 @@ def test_devices_that_are_none(box, folder):
     assert "is empty" in text or "does not exist" in text, text
 
 
+@pytest.mark.smoke
+def test_privileged_container_gets_none_of_the_hosts_disks(box, folder):
+    """It lists every device and may open all; none was asked for by number, and one is mounted on the host."""
+    point = folder / "point"
+    point.mkdir()
+    with loop(ext4(folder / "img")) as device:
+        tool("mount", device, point)
+        try:
+            script = f"ls /sys/block | grep -c vd; ls {device}; head -c 1 {device} | wc -c"
+            done = box.sh(script, options=["--privileged"])
+        finally:
+            tool("umount", point)
+    assert done.code == 0 and done.out.split() == ["0", str(device), "0"], done
+
+
 # --- mounts whose source is an image
 
 @pytest.mark.smoke
