@@ -20,6 +20,7 @@ BUSYBOX_REF = "docker.io/library/busybox:latest"
 LAYERS_REF = "docker.io/library/layers:latest"
 USER_REF = "docker.io/library/user:latest"
 DEBIAN_REF = "docker.io/library/debian:latest"
+REDIS_REF = "docker.io/library/redis:latest"
 
 # Part of every cache key: raise it when what this file makes changes.
 REVISION = "1"
@@ -244,5 +245,28 @@ def debian():
     return _cached("debian", f"{suite} minbase", make)
 
 
-ALL = {"busybox": busybox, "layers": layers, "user": user, "debian": debian}
-REFS = {"busybox": BUSYBOX_REF, "layers": LAYERS_REF, "user": USER_REF, "debian": DEBIAN_REF}
+def redis():
+    """A Redis with what it is linked to, from Debian, and nothing else. Needs the network the first time."""
+    packages = "redis-server,redis-tools,dash"
+
+    def make(out):
+        work = pathlib.Path(f"{out}.work")
+        work.mkdir(exist_ok=True)
+        try:
+            command = ["mmdebstrap", "--quiet", "--variant=extract", "--format=tar", f"--include={packages}"]
+            command += ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"]
+            command += ["bookworm", work / "tree.tar"]
+            env = dict(os.environ, SOURCE_DATE_EPOCH="1700000000")
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"mmdebstrap failed:\n{done.stderr[-2000:]}")
+            _without_devices(work / "tree.tar", work / "layer.tar")
+            write_image(out, REDIS_REF, [work / "layer.tar"], Cmd=["redis-server"])
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    return _cached("redis", f"bookworm {packages}", make)
+
+
+ALL = {"busybox": busybox, "layers": layers, "user": user, "debian": debian, "redis": redis}
+REFS = {"busybox": BUSYBOX_REF, "layers": LAYERS_REF, "user": USER_REF, "debian": DEBIAN_REF, "redis": REDIS_REF}

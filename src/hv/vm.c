@@ -126,7 +126,9 @@ static void hv_on_vmm_exit(void *ctx)
 		if (vm->console)
 			console_drain(vm->console);
 		vm->ops->explain_exit(vm, &why);
-		hv_blame_fs(vm, &why);
+		/* What cannot be restored the file server knows best. */
+		if (vm->is_ready || !fs_server_complains(&vm->fs, why.text, sizeof(why.text)))
+			hv_blame_fs(vm, &why);
 		hv_end(vm, why.kind, "%s", why.text);
 	}
 	hv_check_final(vm);
