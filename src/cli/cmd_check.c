@@ -43,7 +43,7 @@ static void HARPOON_PRINTF(3, 4)
 
 static void check_hint(struct check_result *r, const char *hint)
 {
-	if (r->state != CHECK_OK)
+	if (r->state == CHECK_MISSING)
 		snprintf(r->hint, sizeof(r->hint), "%s", hint);
 }
 
@@ -106,18 +106,6 @@ static void check_program(const char *path, const char *hint, struct check_resul
 static void check_fs_server(const struct config *c, struct check_result *r)
 {
 	check_program(c->fs_server, "install harpoon, or name it in harpoon.conf, [programs]", r);
-}
-
-/* Without it there is QEMU, on any host; whoever asks for it must have it. */
-static void check_vmm(const struct config *c, struct check_result *r)
-{
-	if (!access(c->vmm, X_OK))
-		check_say(r, CHECK_OK, "%s", c->vmm);
-	else
-		check_say(r, c->backend == CONFIG_BACKEND_KVM ? CHECK_MISSING : CHECK_NOTE,
-			  "%.200s: %s; without it KVM is not used, however fast it is", c->vmm,
-			  strerror(errno));
-	check_hint(r, "install harpoon, or name it in harpoon.conf, [programs], key 'vmm'");
 }
 
 static void check_qemu(const struct config *c, struct check_result *r)
@@ -242,6 +230,26 @@ static void check_namespaces(const struct config *c, struct check_result *r)
 	check_hint(r, "the guest's process is confined with it: another host kernel is needed");
 }
 
+static void check_tun(const struct config *c, struct check_result *r)
+{
+	cleanup_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		check_say(r, CHECK_MISSING, "/dev/net/tun: %s", strerror(errno));
+	else
+		check_say(r, CHECK_OK, "/dev/net/tun");
+	check_hint(r, "network devices of VMs are taps: modprobe tun");
+}
+
+static void check_passt(const struct config *c, struct check_result *r)
+{
+	if (access(c->passt, X_OK))
+		check_say(r, CHECK_NOTE, "%s: %s: containers cannot have the host's network",
+			  c->passt, strerror(errno));
+	else
+		check_say(r, CHECK_OK, "%s", c->passt);
+}
+
 static void check_host_kernel(const struct config *c, struct check_result *r)
 {
 	/* The youngest system call we use: Linux 5.12. A bad descriptor tells that it is there. */
@@ -262,7 +270,6 @@ static const struct {
 	{"guest initrd", check_initrd},
 	{"QEMU", check_qemu},
 	{"file server", check_fs_server},
-	{"harpoon-vmm", check_vmm},
 	{"shim", check_shim},
 	{"KVM", check_kvm},
 	{"backend", check_backend},
@@ -271,6 +278,8 @@ static const struct {
 	{"namespaces", check_namespaces},
 	{"cgroups", check_cgroup},
 	{"overlayfs", check_overlayfs},
+	{"taps", check_tun},
+	{"passt", check_passt},
 };
 
 /* Returns how many are missing. */

@@ -29,7 +29,7 @@ def test_check(box):
     done = harpoon("check", env=box.daemon.env())
     assert done.returncode == 0, done
     text = done.stdout.lower()
-    for word in ("kvm", "qemu", "kernel", "initrd", "harpoon-fs"):
+    for word in ("kvm", "qemu", "kernel", "initrd", "harpoon-fs", "/dev/net/tun", "passt"):
         assert word in text, done
     assert re.search(r"\bok\b", text), done
 
