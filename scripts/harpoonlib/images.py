@@ -20,7 +20,21 @@ BUSYBOX_REF = "docker.io/library/busybox:latest"
 LAYERS_REF = "docker.io/library/layers:latest"
 USER_REF = "docker.io/library/user:latest"
 DEBIAN_REF = "docker.io/library/debian:latest"
-REDIS_REF = "docker.io/library/redis:latest"
+WORKLOADS_REF = "docker.io/library/workloads:latest"
+
+SUITE = "bookworm"
+# What the tests of real work run; nobody reads manuals there.
+WORKLOADS = (
+    "nginx-light", "postgresql-15", "redis-server", "redis-tools", "git", "gcc", "libc6-dev", "make",
+    "python3-venv",
+)
+# Nor compiles at run time in a database, at link time, or with sanitizers: a third of the image.
+WORKLOADS_WITHOUT = (
+    "/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/lintian/*",
+    "/usr/share/i18n/*", "/usr/lib/x86_64-linux-gnu/libLLVM*", "/usr/lib/x86_64-linux-gnu/libz3*",
+    "/usr/lib/postgresql/*/lib/bitcode/*", "/usr/lib/gcc/*/lto1", "/usr/bin/*lto-dump*", "/usr/lib/x86_64-linux-gnu/lib?san.so*",
+    "/usr/lib/gcc/*/lib?san*",
+)
 
 # Part of every cache key: raise it when what this file makes changes.
 REVISION = "1"
@@ -223,50 +237,46 @@ def _without_devices(source, out):
             new.addfile(info, old.extractfile(info) if info.isreg() else None)
 
 
+def _mmdebstrap(out, ref, *options, **config):
+    """An image of one layer: what mmdebstrap makes with those options. Needs the network."""
+    work = pathlib.Path(f"{out}.work")
+    work.mkdir(exist_ok=True)
+    try:
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", *options]
+        command += [SUITE, work / "tree.tar"]
+        env = dict(os.environ, SOURCE_DATE_EPOCH="1700000000")
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"mmdebstrap failed:\n{done.stderr[-2000:]}")
+        _without_devices(work / "tree.tar", work / "layer.tar")
+        write_image(out, ref, [work / "layer.tar"], **config)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def debian():
     """A Debian tree (mmdebstrap, variant minbase). Needs the network the first time."""
-    suite = "bookworm"
 
     def make(out):
-        work = pathlib.Path(f"{out}.work")
-        work.mkdir(exist_ok=True)
-        try:
-            command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar"]
-            command += ["--include=dash,coreutils,tar,findutils,gzip", suite, work / "tree.tar"]
-            env = dict(os.environ, SOURCE_DATE_EPOCH="1700000000")
-            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"mmdebstrap failed:\n{done.stderr[-2000:]}")
-            _without_devices(work / "tree.tar", work / "layer.tar")
-            write_image(out, DEBIAN_REF, [work / "layer.tar"], Cmd=["/bin/bash"])
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        include = "--include=dash,coreutils,tar,findutils,gzip"
+        _mmdebstrap(out, DEBIAN_REF, include, Cmd=["/bin/bash"])
 
-    return _cached("debian", f"{suite} minbase", make)
+    return _cached("debian", f"{SUITE} minbase", make)
 
 
-def redis():
-    """A Redis with what it is linked to, from Debian, and nothing else. Needs the network the first time."""
-    packages = "redis-server,redis-tools,dash"
+def workloads():
+    """A Debian tree with servers and a compiler. Needs the network the first time."""
+    options = [f"--include={','.join(WORKLOADS)}", "--aptopt=APT::Install-Recommends false"]
+    options += [f"--dpkgopt=path-exclude={path}" for path in WORKLOADS_WITHOUT]
 
     def make(out):
-        work = pathlib.Path(f"{out}.work")
-        work.mkdir(exist_ok=True)
-        try:
-            command = ["mmdebstrap", "--quiet", "--variant=extract", "--format=tar", f"--include={packages}"]
-            command += ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"]
-            command += ["bookworm", work / "tree.tar"]
-            env = dict(os.environ, SOURCE_DATE_EPOCH="1700000000")
-            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"mmdebstrap failed:\n{done.stderr[-2000:]}")
-            _without_devices(work / "tree.tar", work / "layer.tar")
-            write_image(out, REDIS_REF, [work / "layer.tar"], Cmd=["redis-server"])
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        _mmdebstrap(out, WORKLOADS_REF, *options, Cmd=["/bin/bash"])
 
-    return _cached("redis", f"bookworm {packages}", make)
+    return _cached("workloads", f"{SUITE} {options}", make)
 
 
-ALL = {"busybox": busybox, "layers": layers, "user": user, "debian": debian, "redis": redis}
-REFS = {"busybox": BUSYBOX_REF, "layers": LAYERS_REF, "user": USER_REF, "debian": DEBIAN_REF, "redis": REDIS_REF}
+ALL = {"busybox": busybox, "layers": layers, "user": user, "debian": debian, "workloads": workloads}
+REFS = {
+    "busybox": BUSYBOX_REF, "layers": LAYERS_REF, "user": USER_REF, "debian": DEBIAN_REF,
+    "workloads": WORKLOADS_REF,
+}

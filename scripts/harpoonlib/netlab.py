@@ -7,7 +7,6 @@ a tmpfs is put over each of those folders; empty folders are made for that, whic
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import textwrap
 
@@ -90,6 +89,12 @@ class Cni:
         }
 
     @staticmethod
+    def portmap(host_port, port, protocol="tcp"):
+        """Publishes a port, for every container: what a client would say of each is part of the configuration."""
+        mapping = {"hostPort": host_port, "containerPort": port, "protocol": protocol}
+        return {"type": "portmap", "runtimeConfig": {"portMappings": [mapping]}}
+
+    @staticmethod
     def script(add, delete="true"):
         return {"type": "harpoon-script", "add": add, "del": delete}
 
@@ -116,15 +121,6 @@ def invoke(command, conf, container, netns, args=None):
 def joined(name):
     """Options of `ctr run` for a container in the namespace `name`."""
     return ["--with-ns", f"network:/run/netns/{name}"]
-
-
-def answers(address, port, timeout=2):
-    """Somebody takes TCP connections there."""
-    try:
-        with socket.create_connection((address, port), timeout):
-            return True
-    except OSError:
-        return False
 
 
 def namespaces():

@@ -443,3 +443,35 @@ def netns(named_namespaces, box):
     assert wait_until(lambda: "tentative" not in netlab.sh(f"ip addr; ip -n {name} addr"), 10, 0.1)
     yield name
     netlab.sh(f"ip netns del {name}; ip link del far 2>/dev/null || true")
+
+
+@pytest.fixture(scope="session")
+def cni_folders():
+    lab = netlab.Cni()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def cni(cni_folders, box):
+    """CNI with a bridge of both families, 10.88.0.1 and fd00:88::1 here."""
+    cni_folders.configure(cni_folders.bridge())
+    yield cni_folders
+    netlab.sh("ip link del cni0 2>/dev/null || true")
+
+
+@pytest.fixture
+def uplink(named_namespaces, box):
+    """A default route of this host: up0 (192.168.50.2, fd00:50::2) leads to the namespace `outside` (.1)."""
+    netlab.sh("""
+        ip netns add outside
+        ip link add up0 type veth peer name out0 netns outside
+        ip addr add 192.168.50.2/24 dev up0; ip addr add fd00:50::2/64 dev up0 nodad; ip link set up0 up
+        ip -n outside addr add 192.168.50.1/24 dev out0; ip -n outside addr add fd00:50::1/64 dev out0 nodad
+        ip -n outside link set out0 up; ip -n outside link set lo up
+        ip route add default via 192.168.50.1; ip -6 route add default via fd00:50::1
+        echo 0 65535 > /proc/sys/net/ipv4/ping_group_range # passt pings as an ordinary user does
+    """)
+    assert wait_until(lambda: "tentative" not in netlab.sh("ip addr; ip -n outside addr"), 10, 0.1)
+    yield "outside"
+    netlab.sh("ip netns del outside; ip link del up0 2>/dev/null || true")
