@@ -91,7 +91,7 @@ test:
 	@scripts/setup build run test
 	@$(MAKE) --no-print-directory build asan
 	@scripts/make-images
-	@scripts/get-containerds
+	@scripts/get-clients
 	@scripts/get-qemu
 	@tests/run
 
@@ -115,9 +115,8 @@ fuzz:
 	@scripts/fuzz $(FUZZ_SECONDS)
 
 coverage:
-	@scripts/setup build run test lint
+	@scripts/setup build run test
 	@$(MAKE) --no-print-directory guest
-	@scripts/make-images
 	@scripts/coverage
 
 # --- installation

@@ -344,13 +344,15 @@ class Containerd:
                 self.remove_all()
         finally:
             self.stop()
-            self._unmount()
+            self.remove_mounts(self.folder)
 
-    def _unmount(self):
+    @staticmethod
+    def remove_mounts(folder):
+        """Unmounts what is mounted below a folder."""
         with open("/proc/self/mountinfo", encoding="utf-8") as f:
             points = [line.split()[4] for line in f]
         for point in reversed(points):
-            if point.startswith(f"{self.folder}/"):
+            if point.startswith(f"{folder}/"):
                 subprocess.run(["umount", "-l", point], check=False)
 
 

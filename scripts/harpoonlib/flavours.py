@@ -1,4 +1,4 @@
-"""The containerds there are to test with: the installed one, and those that scripts/get-containerds keeps in the cache.
+"""The containerds there are to test with: the installed one, and those that scripts/get-clients keeps in the cache.
 
 A flavour is a name ("installed", or the suite of Debian that a package came from), its programs' folder and its version.
 """
@@ -49,5 +49,5 @@ def find(name):
     try:
         why = (paths.cache_dir() / "containerd" / f"{name}.missing").read_text().strip()
     except OSError:
-        why = "scripts/get-containerds was not run"
+        why = "scripts/get-clients was not run"
     raise Missing(f"the containerd of Debian's {name} is not in the cache: {why}")

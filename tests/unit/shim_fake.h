@@ -43,9 +43,7 @@ struct fake {
 	bool vm_exists;
 	pid_t pid;
 	unsigned int nr_vms, nr_shares;
-	bool paused, frozen;
-	const char *save_error; /* of a checkpoint; NULL = it is made */
-	char note[256];
+	bool paused;
 	uint32_t last_signal;
 	unsigned int nr_signals;
 	unsigned int nr_updates;

@@ -120,10 +120,8 @@ static int teardown(void **state)
 
 #define NEED_ROOT(v) \
 	do { \
-		if ((v)->bundle < 0) { \
-			print_message("# needs root\n"); \
+		if ((v)->bundle < 0) \
 			skip(); \
-		} \
 	} while (0)
 
 static void test_bind_read_only_and_unmount(void **state)
