@@ -115,8 +115,9 @@ fuzz:
 	@scripts/fuzz $(FUZZ_SECONDS)
 
 coverage:
-	@scripts/setup build run test
+	@scripts/setup build run test lint
 	@$(MAKE) --no-print-directory guest
+	@scripts/make-images
 	@scripts/coverage
 
 # --- installation

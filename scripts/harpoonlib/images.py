@@ -20,6 +20,7 @@ BUSYBOX_REF = "docker.io/library/busybox:latest"
 LAYERS_REF = "docker.io/library/layers:latest"
 USER_REF = "docker.io/library/user:latest"
 DEBIAN_REF = "docker.io/library/debian:latest"
+REDIS_REF = "docker.io/library/redis:latest"
 WORKLOADS_REF = "docker.io/library/workloads:latest"
 
 SUITE = "bookworm"
@@ -237,12 +238,12 @@ def _without_devices(source, out):
             new.addfile(info, old.extractfile(info) if info.isreg() else None)
 
 
-def _mmdebstrap(out, ref, *options, **config):
+def _mmdebstrap(out, ref, *options, variant="minbase", **config):
     """An image of one layer: what mmdebstrap makes with those options. Needs the network."""
     work = pathlib.Path(f"{out}.work")
     work.mkdir(exist_ok=True)
     try:
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", *options]
+        command = ["mmdebstrap", "--quiet", f"--variant={variant}", "--format=tar", *options]
         command += [SUITE, work / "tree.tar"]
         env = dict(os.environ, SOURCE_DATE_EPOCH="1700000000")
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -264,6 +265,18 @@ def debian():
     return _cached("debian", f"{SUITE} minbase", make)
 
 
+def redis():
+    """A Redis with what it is linked to, from Debian, and nothing else. Needs the network the first time."""
+    packages = "redis-server,redis-tools,dash"
+    options = [f"--include={packages}", "--dpkgopt=path-exclude=/usr/share/doc/*"]
+    options.append("--dpkgopt=path-exclude=/usr/share/man/*")
+
+    def make(out):
+        _mmdebstrap(out, REDIS_REF, *options, variant="extract", Cmd=["redis-server"])
+
+    return _cached("redis", f"{SUITE} {packages}", make)
+
+
 def workloads():
     """A Debian tree with servers and a compiler. Needs the network the first time."""
     options = [f"--include={','.join(WORKLOADS)}", "--aptopt=APT::Install-Recommends false"]
@@ -275,8 +288,10 @@ def workloads():
     return _cached("workloads", f"{SUITE} {options}", make)
 
 
-ALL = {"busybox": busybox, "layers": layers, "user": user, "debian": debian, "workloads": workloads}
+ALL = {
+    "busybox": busybox, "layers": layers, "user": user, "debian": debian, "redis": redis, "workloads": workloads,
+}
 REFS = {
-    "busybox": BUSYBOX_REF, "layers": LAYERS_REF, "user": USER_REF, "debian": DEBIAN_REF,
+    "busybox": BUSYBOX_REF, "layers": LAYERS_REF, "user": USER_REF, "debian": DEBIAN_REF, "redis": REDIS_REF,
     "workloads": WORKLOADS_REF,
 }

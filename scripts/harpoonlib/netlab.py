@@ -7,6 +7,7 @@ a tmpfs is put over each of those folders; empty folders are made for that, whic
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import textwrap
 
@@ -121,6 +122,15 @@ def invoke(command, conf, container, netns, args=None):
 def joined(name):
     """Options of `ctr run` for a container in the namespace `name`."""
     return ["--with-ns", f"network:/run/netns/{name}"]
+
+
+def answers(address, port, timeout=2):
+    """Somebody takes TCP connections there."""
+    try:
+        with socket.create_connection((address, port), timeout):
+            return True
+    except OSError:
+        return False
 
 
 def namespaces():

@@ -19,14 +19,25 @@ ANY = {"type_url": (1, "s"), "value": (2, "b")}
 TIMESTAMP = {"seconds": (1, "u"), "nanos": (2, "u")}
 PROCESS = {"id": (1, "s"), "exec_id": (2, "s")}
 STDIO = {"terminal": (3, "u"), "stdin": (4, "s"), "stdout": (5, "s"), "stderr": (6, "s")}
+MOUNT = {"type": (1, "s"), "source": (2, "s"), "target": (3, "s"), "options": (4, ["s"])}
 PID = {"pid": (1, "u")}
 EMPTY = {}
+MOUNT = {"type": (1, "s"), "source": (2, "s"), "target": (3, "s"), "options": (4, ["s"])}
 METHODS = {
+    "Create": ({
+        "id": (1, "s"), "bundle": (2, "s"), "rootfs": (3, [MOUNT]), "terminal": (4, "u"), "stdin": (5, "s"),
+        "stdout": (6, "s"), "stderr": (7, "s"),
+    }, PID),
     "State": (PROCESS, {
         "id": (1, "s"), "bundle": (2, "s"), "pid": (3, "u"), "status": (4, "u"), "stdin": (5, "s"), "stdout": (6, "s"),
         "stderr": (7, "s"), "terminal": (8, "u"), "exit_status": (9, "u"), "exited_at": (10, TIMESTAMP),
         "exec_id": (11, "s"),
     }),
+    "Create": ({
+        "id": (1, "s"), "bundle": (2, "s"), "rootfs": (3, [MOUNT]), **{
+            name: (number + 1, kind) for name, (number, kind) in STDIO.items()
+        }, "checkpoint": (8, "s"), "parent_checkpoint": (9, "s"),
+    }, PID),
     "Start": (PROCESS, PID),
     "Delete": (PROCESS, {"pid": (1, "u"), "exit_status": (2, "u"), "exited_at": (3, TIMESTAMP)}),
     "Pids": (PROCESS, {"processes": (1, [{"pid": (1, "u"), "info": (2, ANY)}])}),

@@ -22,5 +22,7 @@ int agent_serve(struct agent *a, int fd, struct err *err);
 int agent_prepare(struct agent *a, struct err *err);
 /* What most containers need and takes time, after agent_prepare(). Once. */
 int agent_preload(struct agent *a, struct err *err);
+/* The other end of the transport is another one: what belonged to the old one is over. */
+void agent_restart(struct agent *a);
 /* Kills every container and waits for them, removes their cgroups. Accepts NULL. */
 void agent_free(struct agent *a);

@@ -17,6 +17,11 @@
  * its own for streams; the host's port is the stream's number.
  */
 #define AGENT_VSOCK_PORT 1024u
+/*
+ * A connection from this port of the host is no stream: the agent says its greeting once more, and closes. A machine
+ * that was restored is ready when its agent has done so. (Below the numbers of streams, see mux.h.)
+ */
+#define AGENT_VSOCK_GREET 2u
 
 struct agent_hello {
 	uint32_t magic;

@@ -15,6 +15,7 @@
 
 /* From <sys/mount.h> and the kernel's include/uapi/linux/mount.h. */
 #define SYS_MNT_DETACH 2
+#define SYS_UMOUNT_NOFOLLOW 8
 
 static inline int sys_mount(const char *source, const char *target, const char *type,
 			    unsigned long flags, const char *data)

@@ -84,6 +84,7 @@ static struct container *container_new(struct agent *a, const AGENT_PB(CreateCon
 	c->agent = a;
 	memcpy(c->id, r->id, strnlen(r->id, REQUEST_ID_MAX));
 	c->cgroup_path = xasprintf("%s/%s", a->params->cgroup_dir, c->id);
+	c->cgroup_name = c->cgroup_path + strlen(a->params->cgroup_dir) + 1;
 	c->cgroup_fd = -1;
 	c->events_fd = -1;
 	c->oom_fd = -1;
@@ -98,7 +99,7 @@ static struct container *container_new(struct agent *a, const AGENT_PB(CreateCon
 	return c;
 }
 
-static void container_free_exec(struct process *p)
+void container_free_exec(struct process *p)
 {
 	p->container->nr_execs--;
 	process_done(p);
@@ -116,7 +117,8 @@ void container_destroy(struct container *c)
 	cleanup_closep(&c->events_fd);
 	oom_done(c);
 	cleanup_closep(&c->cgroup_fd);
-	cgroup_remove(c->agent->params->cgroup_dir, c->id);
+	disks_done(&c->disks);
+	cgroup_remove(c->agent->params->cgroup_dir, c->cgroup_name);
 	list_remove(&c->link);
 	c->agent->nr_containers--;
 	free(c->cgroup_path);
@@ -150,18 +152,40 @@ static struct devfilter_rule container_device_rule(const AGENT_PB(DeviceRule) * 
 	};
 }
 
+/*
+ * The spec's rules name the host's devices, and the guest has others by the same numbers: for disks of the VM what is
+ * allowed was worked out on the host. The root's own disk is nobody's.
+ */
+static size_t container_disk_rules(const struct disks *d, struct devfilter_rule *v)
+{
+	size_t nr = 0;
+
+	for (size_t i = 0; i < d->nr; i++) {
+		uint32_t all = DEVFILTER_READ | DEVFILTER_WRITE, some = d->v[i].access & all;
+
+		if (some)
+			v[nr++] = (struct devfilter_rule){S_IFBLK, d->v[i].major, d->v[i].minor,
+							  some, true};
+		if (some != all)
+			v[nr++] = (struct devfilter_rule){S_IFBLK, d->v[i].major, d->v[i].minor,
+							  all & ~some, false};
+	}
+	return nr;
+}
+
 /* Without rules of its own the filter of the folder above serves. */
 static int container_filter_devices(const struct container *c,
 				    const AGENT_PB(CreateContainerRequest) * r, struct err *err)
 {
 	cleanup_free struct devfilter_rule *v =
-		xcalloc(r->n_device_rules + r->n_mounts, sizeof(*v));
+		xcalloc(r->n_device_rules + r->n_mounts + 2 * c->disks.nr, sizeof(*v));
 	size_t nr = 0;
 
 	for (size_t i = 0; i < r->n_device_rules; i++)
 		v[nr++] = container_device_rule(r->device_rules[i]);
 	for (size_t i = 0; i < r->n_mounts; i++)
 		nr += container_block_device(r->mounts[i]->source, &v[nr]);
+	nr += container_disk_rules(&c->disks, &v[nr]);
 	return nr ? devfilter_attach_below(c->cgroup_fd, v, nr, &c->agent->channel, err) : 0;
 }
 
@@ -172,6 +196,7 @@ static int container_build(struct container *c, const AGENT_PB(CreateContainerRe
 
 	if (cgroup_create(base, c->id, &c->cgroup_fd, err) ||
 	    cgroup_write_files(c->cgroup_fd, r->cgroup, r->n_cgroup, err) ||
+	    disks_prepare(&c->disks, c->agent->params, r, err) ||
 	    container_filter_devices(c, r, err))
 		return err->code;
 	return process_spawn(&c->init, r, r->process, err);
@@ -293,7 +318,7 @@ static void container_try_delete(struct container *c)
 		return;
 	/* Armed first: what empties the cgroup between the two must not be missed. */
 	for (int tries = 0; tries < 2 && e == -EBUSY; tries++) {
-		e = cgroup_remove(c->agent->params->cgroup_dir, c->id);
+		e = cgroup_remove(c->agent->params->cgroup_dir, c->cgroup_name);
 		if (e == -EBUSY && tries == 0 && container_watch_events(c))
 			break;
 	}
@@ -322,10 +347,11 @@ static void container_on_exec_reaped(struct process *p)
 	struct rpc_call *call = p->delete_call;
 
 	process_report_exit(p);
-	if (!call)
+	if (!call && !p->is_orphan)
 		return;
 	container_free_exec(p);
-	rpc_reply_empty(call);
+	if (call)
+		rpc_reply_empty(call);
 }
 
 void container_on_reaped(struct container *c, struct process *p)
@@ -346,8 +372,12 @@ void container_on_reaped(struct container *c, struct process *p)
 	} else {
 		cgroup_signal(c->cgroup_fd, SIGKILL);
 	}
-	if (c->init.is_reaped && c->init.state != PROCESS_STOPPED && !container_has_living_exec(c))
+	if (c->init.is_reaped && c->init.state != PROCESS_STOPPED &&
+	    !container_has_living_exec(c)) {
+		/* Whoever hears of the end may switch the machine off. */
+		disks_release(&c->disks);
 		process_report_exit(&c->init);
+	}
 	container_try_delete(c);
 }
 

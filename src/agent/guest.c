@@ -44,6 +44,7 @@
 const struct agent_params guest_params = {
 	.fs_dir = GUEST_FS_DIR,
 	.sock_dir = GUEST_SOCK_DIR,
+	.disk_dir = GUEST_RUN_DIR "/disks",
 	.cgroup_dir = GUEST_CGROUP_DIR,
 	.proc_dir = "/proc",
 	.dev_dir = "/dev",

@@ -27,12 +27,29 @@ struct init {
 	struct transport *transport;
 	struct agent *agent;
 	struct loop_timer later;
+	uint64_t init_ns;
 };
 
 static void init_on_broken(void *ctx)
 {
 	log_err("init", "the host is gone, ending");
 	guest_shutdown();
+}
+
+static int init_serve(struct init *in, struct err *err);
+static int init_greet(struct init *in, struct err *err);
+
+/* This machine was saved, and goes on with another host's process. */
+static void init_on_restart(void *ctx)
+{
+	struct init *in = ctx;
+	struct err err = {0};
+
+	agent_restart(in->agent);
+	if (init_serve(in, &err) || init_greet(in, &err)) {
+		log_err("init", "%s", err.msg);
+		guest_shutdown();
+	}
 }
 
 /* Work that the first container needs, done while the host prepares its first call. */
@@ -67,19 +84,14 @@ static int init_open_transport(struct init *in, struct err *err)
 		return transport_vsock_new(in->loop, &in->transport, err);
 	if (fd < 0)
 		return fd;
-	in->transport = transport_mux_new(in->loop, fd, init_on_broken, in);
+	in->transport = transport_mux_new(in->loop, fd, init_on_broken, init_on_restart, in);
 	return in->transport ? 0 : err_set(err, -EIO, "start the channel to the host");
 }
 
-static int init_connect(struct init *in, struct err *err)
+static int init_serve(struct init *in, struct err *err)
 {
-	int pair[2];
-	int e = init_open_transport(in, err);
+	int pair[2], e;
 
-	if (e)
-		return e;
-	if (agent_new(in->loop, &guest_params, in->transport, &in->agent, err))
-		return err->code;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
 		return err_set(err, -errno, "make a socket pair");
 	e = in->transport->ops->attach(in->transport, MUX_STREAM_RPC, pair[0], pair[0], NULL, NULL,
@@ -91,12 +103,20 @@ static int init_connect(struct init *in, struct err *err)
 	return agent_serve(in->agent, pair[1], err);
 }
 
-static int init_greet(struct init *in, uint64_t init_ns, struct err *err)
+static int init_connect(struct init *in, struct err *err)
+{
+	if (init_open_transport(in, err) ||
+	    agent_new(in->loop, &guest_params, in->transport, &in->agent, err))
+		return err->code;
+	return init_serve(in, err);
+}
+
+static int init_greet(struct init *in, struct err *err)
 {
 	/* The guest's architectures are little-endian, as the format is. */
 	struct agent_hello hello = {.magic = AGENT_HELLO_MAGIC,
 				    .version = AGENT_PROTOCOL_VERSION,
-				    .guest_init_ns = init_ns,
+				    .guest_init_ns = in->init_ns,
 				    .guest_ready_ns = guest_now_ns()};
 	int e = in->transport->ops->send_hello(in->transport, &hello, sizeof(hello));
 
@@ -105,8 +125,7 @@ static int init_greet(struct init *in, uint64_t init_ns, struct err *err)
 
 int main(void)
 {
-	uint64_t init_ns = guest_now_ns();
-	struct init in = {0};
+	struct init in = {.init_ns = guest_now_ns()};
 	struct err err = {0};
 
 	signal(SIGPIPE, SIG_IGN);
@@ -117,8 +136,7 @@ int main(void)
 		guest_shutdown();
 	}
 	if (init_connect(&in, &err) ||
-	    (getenv(INIT_TEMPLATE) && init_prepare_template(&in, &err)) ||
-	    init_greet(&in, init_ns, &err)) {
+	    (getenv(INIT_TEMPLATE) && init_prepare_template(&in, &err)) || init_greet(&in, &err)) {
 		log_err("init", "%s", err.msg);
 		guest_shutdown();
 	}

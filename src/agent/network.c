@@ -7,6 +7,9 @@
  * routes that follow from addresses; those the host's side does not have (they were removed there) are
  * removed. Routes without a gateway come before those whose gateway they lead to.
  *
+ * A guest that was saved with a network set up has to forget that first: interfaces go down, which takes their routes
+ * along, and lose their addresses. The devices are known by the hardware address that they were born with.
+ *
  * IPv6 addresses skip duplicate detection: it was done on the host's side, for the same hardware address.
  */
 #include "network.h"
@@ -52,9 +55,14 @@ static int network_visit_link(void *ctx, const struct nlmsghdr *h)
 	struct network *n = ctx;
 	struct rtnl_link l;
 
-	if (!rtnl_parse_link(h, &l) && l.has_mac && l.mac[5] < REQUEST_NICS_MAX &&
-	    !memcmp(l.mac, network_mac, sizeof(network_mac)))
-		n->nics[l.mac[5]] = l;
+	const uint8_t *mac = l.mac;
+
+	if (rtnl_parse_link(h, &l) || !l.has_mac)
+		return 0;
+	if (!memcmp(l.perm_mac, network_mac, sizeof(network_mac)))
+		mac = l.perm_mac;
+	if (mac[5] < REQUEST_NICS_MAX && !memcmp(mac, network_mac, sizeof(network_mac)))
+		n->nics[mac[5]] = l;
 	return 0;
 }
 
@@ -179,6 +187,72 @@ static void network_put_no_autoconf(struct nl_msg *m)
 	nl_put(m, IFLA_INET6_ADDR_GEN_MODE, &mode, sizeof(mode));
 	nl_nest_end(m, inet6);
 	nl_nest_end(m, spec);
+}
+
+/* ---- what a saved guest had ---- */
+
+#define NETWORK_OLD_MAX 256
+
+struct network_old {
+	const struct network *n;
+	struct rtnl_addr addrs[NETWORK_OLD_MAX];
+	size_t nr;
+};
+
+static bool network_is_ours(const struct network *n, int ifindex)
+{
+	for (uint32_t nic = 0; nic < REQUEST_NICS_MAX; nic++)
+		if (n->nics[nic].ifindex == ifindex)
+			return true;
+	return false;
+}
+
+static int network_visit_old(void *ctx, const struct nlmsghdr *h)
+{
+	struct network_old *o = ctx;
+	struct rtnl_addr *a = &o->addrs[o->nr];
+
+	if (o->nr < NETWORK_OLD_MAX && !rtnl_parse_addr(h, a) && network_is_ours(o->n, a->ifindex))
+		o->nr++;
+	return 0;
+}
+
+static int network_take_down(struct network *n, struct rtnl_link *l, struct err *err)
+{
+	char what[80];
+	struct nl_msg m;
+
+	rtnl_begin_link(&m, l->ifindex, 0, IFF_UP);
+	snprintf(what, sizeof(what), "take down interface '%s'", l->name);
+	return nl_request(&n->nl, &m, err, what);
+}
+
+static int network_forget_old(struct network *n, struct err *err)
+{
+	cleanup_free struct network_old *o = NULL;
+	bool was_up = false;
+	struct nl_msg m;
+
+	for (uint32_t nic = 0; nic < REQUEST_NICS_MAX; nic++) {
+		if (!n->nics[nic].ifindex || !(n->nics[nic].flags & IFF_UP))
+			continue;
+		was_up = true;
+		if (network_take_down(n, &n->nics[nic], err))
+			return err->code;
+	}
+	if (!was_up)
+		return 0;
+	o = xcalloc(1, sizeof(*o));
+	o->n = n;
+	rtnl_begin_dump(&m, RTM_GETADDR, AF_UNSPEC);
+	if (nl_dump(&n->nl, &m, network_visit_old, o, err, "list addresses"))
+		return err->code;
+	for (size_t i = 0; i < o->nr; i++) {
+		rtnl_begin_delete_addr(&m, &o->addrs[i]);
+		if (nl_request(&n->nl, &m, err, "remove an old address"))
+			return err->code;
+	}
+	return 0;
 }
 
 static int network_set_link(struct network *n, const AGENT_PB(NetInterface) * p, struct err *err)
@@ -437,7 +511,7 @@ int network_set_up(const AGENT_PB(NetworkRequest) * r, struct err *err)
 	if (!r->nr_nics || (!r->n_interfaces && network_all_parked(r->nr_nics)))
 		return 0;
 	if (network_unpark(r, err) || nl_open(&n.nl, NETLINK_ROUTE, err) ||
-	    network_find_nics(&n, err))
+	    network_find_nics(&n, err) || network_forget_old(&n, err))
 		return err->code;
 	network_hide_unused(&n);
 	if (network_free_names(&n, err))

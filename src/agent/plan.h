@@ -21,7 +21,9 @@ struct agent_params {
 	const char *
 		channel; /* device node of the way to the host, which no container may open; or NULL */
 	const char *sock_dir; /* sockets of the agent that containers mount */
-	bool is_guest_init;   /* PID 1 of a guest: may power off, set clock and hostname */
+	const char *
+		disk_dir; /* made when it is needed: where disks are mounted; NULL = there are none */
+	bool is_guest_init; /* PID 1 of a guest: may power off, set clock and hostname */
 };
 
 /* One range of a user namespace's id map. */
@@ -34,12 +36,15 @@ struct id_map {
 	size_t nr;
 };
 
+struct disks;
+
 struct plan {
 	const struct agent_params *params;
 	/* NULL for an exec. */
 	const AGENT_PB(CreateContainerRequest) * create;
 	const AGENT_PB(Process) * process;
 	const char *id;
+	const struct disks *disks;	  /* of the container */
 	const struct id_map *uids, *gids; /* empty without a user namespace */
 	uint32_t namespaces;		  /* CLONE_NEW*: to make, or (exec) to join */
 	int join_pidfd;			  /* exec: the container's init, else -1 */

@@ -199,6 +199,7 @@ int process_spawn(struct process *p, const AGENT_PB(CreateContainerRequest) * cr
 		.create = create,
 		.process = spec,
 		.id = c->id,
+		.disks = &c->disks,
 		.uids = &c->uids,
 		.gids = &c->gids,
 		.namespaces = c->namespaces,

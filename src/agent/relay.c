@@ -112,6 +112,17 @@ static void relay_on_datagram(void *ctx, uint32_t events)
 		relay_take_datagram(l);
 }
 
+void relay_restart(struct relay *r)
+{
+	struct rpc_call *call = take_ptr(&r->call);
+
+	relay_drop_queries(r);
+	relay_stop_back(r);
+	relay_arm(r);
+	if (call)
+		rpc_fail(call, RPC_CANCELED, "the connection is another one");
+}
+
 int relay_accept(struct relay *r, uint32_t stream, struct rpc_call *call, struct err *err)
 {
 	if (r->call)
@@ -188,7 +199,7 @@ int relay_listen(struct relay *r, const AGENT_PB(ListenRequest) * request, struc
 
 	list_for_each (l, &r->listeners, link)
 		if (l->id == request->id)
-			return err_say(err, -EEXIST, "listener %u exists already", request->id);
+			return 0;
 	l = xcalloc(1, sizeof(*l));
 	l->relay = r;
 	l->id = request->id;

@@ -21,7 +21,9 @@ struct relay *relay_new(struct loop *loop, struct transport *transport,
 			const struct agent_params *params);
 /* Calls that wait must have been answered or dropped (rpc_server_free). Accepts NULL. */
 void relay_free(struct relay *r);
-/* The request was checked. */
+/* The shim is another one: what it waited for is over, what listens here goes on. */
+void relay_restart(struct relay *r);
+/* The request was checked. One that exists already stays as it is. */
 int relay_listen(struct relay *r, const AGENT_PB(ListenRequest) * request, struct err *err);
 /*
  * The other way round, where the host listens for the guest. Answers the call when the TCP sockets that listen in

@@ -266,8 +266,11 @@ void relay_stop_back(struct relay *r)
 	struct relay_dial *d;
 
 	list_for_each (d, &r->dials, link)
-		relay_dial_free(d);
+		relay_dial_fail(d, -ECANCELED);
 	loop_timer_cancel(&r->poll);
 	nl_close(&r->diag);
-	free(r->known);
+	free(take_ptr(&r->known));
+	r->nr_known = 0;
+	if (r->listeners_call)
+		rpc_fail(take_ptr(&r->listeners_call), RPC_CANCELED, "nobody waits any more");
 }

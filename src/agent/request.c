@@ -220,6 +220,46 @@ static int request_check_devices(const AGENT_PB(CreateContainerRequest) * r, str
 	return 0;
 }
 
+static int request_check_disks(const AGENT_PB(CreateContainerRequest) * r, struct err *err)
+{
+	if (request_check_count("disks", r->n_disks, REQUEST_DISKS_MAX, err))
+		return err->code;
+	for (size_t i = 0; i < r->n_disks; i++) {
+		const AGENT_PB(Disk) *d = r->disks[i];
+
+		if (strnlen(d->serial, REQUEST_SERIAL_MAX + 1) > REQUEST_SERIAL_MAX ||
+		    !request_id_is_valid(d->serial))
+			return err_say(err, -EINVAL, "'%.64s' is no serial number of a disk",
+				       d->serial);
+		if (d->access > 7)
+			return err_say(err, -EINVAL, "disk '%s': access %u", d->serial, d->access);
+	}
+	return 0;
+}
+
+static int request_check_root_mounts(const AGENT_PB(CreateContainerRequest) * r, struct err *err)
+{
+	if (request_check_count("mounts of the root file system", r->n_root_mounts,
+				REQUEST_ROOT_MOUNTS_MAX, err))
+		return err->code;
+	for (size_t i = 0; i < r->n_root_mounts; i++) {
+		const AGENT_PB(RootMount) *m = r->root_mounts[i];
+
+		if (request_check_len("a root mount's type", m->type, REQUEST_NAME_MAX, err) ||
+		    request_check_len("a root mount's source", m->source, REQUEST_PATH_MAX, err) ||
+		    request_check_len("a root mount's target", m->target, REQUEST_PATH_MAX, err) ||
+		    request_check_len("a root mount's data", m->data, REQUEST_DATA_MAX, err) ||
+		    request_check_count("folders of a root mount", m->n_folders, REQUEST_PATHS_MAX,
+					err))
+			return err->code;
+		for (size_t k = 0; k < m->n_folders; k++)
+			if (request_check_len("a root mount's folder", m->folders[k],
+					      REQUEST_PATH_MAX, err))
+				return err->code;
+	}
+	return 0;
+}
+
 static int request_check_device_rules(const AGENT_PB(CreateContainerRequest) * r, struct err *err)
 {
 	if (request_check_count("device rules", r->n_device_rules, REQUEST_DEVICE_RULES_MAX, err))
@@ -355,8 +395,10 @@ int request_check_create(const AGENT_PB(CreateContainerRequest) * r, struct err 
 {
 	if (!request_id_is_valid(r->id))
 		return err_say(err, -EINVAL, "container id '%.80s' is not valid", r->id);
-	if (request_check_share(r->root_share, err) || request_check_process(r->process, err) ||
-	    request_check_mounts(r, err) || request_check_devices(r, err) ||
+	if ((!r->n_root_mounts && request_check_share(r->root_share, err)) ||
+	    request_check_disks(r, err) || request_check_root_mounts(r, err) ||
+	    request_check_process(r->process, err) || request_check_mounts(r, err) ||
+	    request_check_devices(r, err) ||
 	    request_check_paths("masked paths", r->masked_paths, r->n_masked_paths, err) ||
 	    request_check_paths("read-only paths", r->readonly_paths, r->n_readonly_paths, err) ||
 	    request_check_sysctls(r, err) || request_check_cgroup(r->cgroup, r->n_cgroup, err) ||

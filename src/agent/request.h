@@ -34,6 +34,9 @@
 #define REQUEST_VALUE_MAX 4096 /* a sysctl's or cgroup file's content */
 #define REQUEST_DATA_MAX 4095  /* mount data: one page in the kernel */
 #define REQUEST_NICS_MAX 8
+#define REQUEST_DISKS_MAX 16
+#define REQUEST_SERIAL_MAX 20 /* virtio-blk's */
+#define REQUEST_ROOT_MOUNTS_MAX 256
 #define REQUEST_LISTENERS_MAX 2048
 #define REQUEST_ADDRESSES_MAX 1024 /* of an interface; neighbours too */
 #define REQUEST_ROUTES_MAX 16384

@@ -14,6 +14,7 @@
 
 #include "agent_sys.h"
 #include "cleanup.h"
+#include "disks.h"
 #include "mountfs.h"
 #include "rootfs.h"
 #include "rootpath.h"
@@ -21,13 +22,14 @@
 struct rootdev_node {
 	const char *path; /* below /dev, or below the root for the few that are elsewhere */
 	uint32_t mode, major, minor, uid, gid;
+	const char *guest; /* its path below the guest's /dev; NULL = the same */
 };
 
 /* The OCI runtime spec's default devices. */
 static const struct rootdev_node rootdev_defaults[] = {
-	{"null", S_IFCHR | 0666, 1, 3, 0, 0}, {"zero", S_IFCHR | 0666, 1, 5, 0, 0},
-	{"full", S_IFCHR | 0666, 1, 7, 0, 0}, {"random", S_IFCHR | 0666, 1, 8, 0, 0},
-	{"tty", S_IFCHR | 0666, 5, 0, 0, 0},  {"urandom", S_IFCHR | 0666, 1, 9, 0, 0},
+	{"null", S_IFCHR | 0666, 1, 3, 0, 0, NULL}, {"zero", S_IFCHR | 0666, 1, 5, 0, 0, NULL},
+	{"full", S_IFCHR | 0666, 1, 7, 0, 0, NULL}, {"random", S_IFCHR | 0666, 1, 8, 0, 0, NULL},
+	{"tty", S_IFCHR | 0666, 5, 0, 0, 0, NULL},  {"urandom", S_IFCHR | 0666, 1, 9, 0, 0, NULL},
 };
 
 static const struct {
@@ -88,7 +90,8 @@ static int rootdev_bind(const struct rootfs *r, int base_fd, const struct rootde
 			struct err *err)
 {
 	cleanup_close int guest = open(r->plan->params->dev_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	cleanup_close int node = guest < 0 ? -1 : rootpath_open(guest, n->path, O_PATH);
+	cleanup_close int node =
+		guest < 0 ? -1 : rootpath_open(guest, n->guest ? n->guest : n->path, O_PATH);
 	cleanup_close int mount = -1, target = -1;
 	int e;
 
@@ -154,7 +157,16 @@ static int rootdev_make_all(const struct rootfs *r, struct err *err)
 					 .minor = d->minor,
 					 .uid = d->uid,
 					 .gid = d->gid};
+		const struct disk *k = d->disk[0] ? disks_find(r->plan->disks, d->disk) : NULL;
 
+		if (k) {
+			n.major = k->major;
+			n.minor = k->minor;
+			n.guest = k->node;
+		} else if (d->disk[0]) {
+			return err_say(err, -ENODEV, "device '%s': disk '%s' is not in the guest",
+				       d->path, d->disk);
+		}
 		if (rootdev_make(r, below_dev ? r->dev_fd : r->root_fd, &n, err))
 			return err->code;
 	}

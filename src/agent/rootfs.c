@@ -19,6 +19,7 @@
 #include "agent_sys.h"
 #include "cleanup.h"
 #include "copyup.h"
+#include "disks.h"
 #include "io.h"
 #include "mountfs.h"
 #include "rootpath.h"
@@ -77,7 +78,12 @@ int rootfs_open(struct rootfs *r, const struct plan *plan, struct err *err)
 	r->share_fd = open(plan->params->fs_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (r->share_fd < 0)
 		return err_set(err, -errno, "open shared folder '%s'", plan->params->fs_dir);
-	e = mountfs_clone(r->share_fd, share, true);
+	if (plan->disks->root) {
+		share = plan->disks->root;
+		e = mountfs_clone(AT_FDCWD, share, true);
+	} else {
+		e = mountfs_clone(r->share_fd, share, true);
+	}
 	if (e < 0)
 		return err_set(err, e, "root file system, share '%s'", share);
 	r->root_fd = e;
@@ -132,6 +138,24 @@ static int rootfs_clone_socket(const struct rootfs *r, const char *name)
 
 	snprintf(path, sizeof(path), "%s/%s", r->plan->params->sock_dir, name);
 	return mountfs_clone(AT_FDCWD, path, false);
+}
+
+/* A disk's node, or the file system in it, which the agent has mounted. */
+static int rootfs_disk_source(const struct rootfs *r, const AGENT_PB(Mount) * m, struct err *err)
+{
+	const struct disk *k = disks_of_source(r->plan->disks, m->source);
+	cleanup_free char *path = NULL;
+	size_t index = 0;
+	int fd;
+
+	if (!k)
+		return err_say(err, -ENODEV, "'%s' is not in the guest", m->source);
+	while (r->plan->create->mounts[index] != m)
+		index++;
+	path = rootfs_is_bind(m) ? xasprintf("%s/%s", r->plan->params->dev_dir, k->node)
+				 : disks_volume_path(r->plan->disks, index);
+	fd = mountfs_clone(AT_FDCWD, path, false);
+	return fd < 0 ? err_set(err, fd, "clone '%s'", path) : fd;
 }
 
 static int rootfs_bind_source(const struct rootfs *r, const AGENT_PB(Mount) * m, struct err *err)
@@ -210,6 +234,8 @@ static int rootfs_source(const struct rootfs *r, const AGENT_PB(Mount) * m, stru
 	if (m->flags & (MS_REMOUNT | MS_MOVE))
 		return err_say(err, -EINVAL, "flags 0x%llx are not supported",
 			       (unsigned long long)m->flags);
+	if (!strncmp(m->source, DISKS_SOURCE_PREFIX, strlen(DISKS_SOURCE_PREFIX)))
+		return rootfs_disk_source(r, m, err);
 	if (rootfs_is_bind(m))
 		return rootfs_bind_source(r, m, err);
 	if (!strcmp(m->type, "cgroup") || !strcmp(m->type, "cgroup2"))

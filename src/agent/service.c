@@ -282,6 +282,47 @@ static void service_update(struct rpc_call *call, const ProtobufCMessage *reques
 		rpc_reply_empty(call);
 }
 
+static void service_freeze(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ProcessRef) *r = (const void *)request;
+	struct err err = {0};
+	struct process *p = service_find(ctx, r->id, "", &err);
+
+	if (!p || container_freeze(p->container, &err))
+		rpc_fail_err(call, &err);
+	else
+		rpc_reply_empty(call);
+}
+
+static void service_thaw(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	const AGENT_PB(ProcessRef) *r = (const void *)request;
+	struct err err = {0};
+	struct process *p = service_find(ctx, r->id, "", &err);
+
+	if (!p || container_thaw(p->container, &err))
+		rpc_fail_err(call, &err);
+	else
+		rpc_reply_empty(call);
+}
+
+static void service_adopt(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	AGENT_PB(StartResponse) response = HARPOON__AGENT__V1__START_RESPONSE__INIT;
+	const AGENT_PB(ProcessRef) *r = (const void *)request;
+	struct container *c = NULL;
+	struct err err = {0};
+
+	if (!request_check_ref(r->id, "", &err))
+		c = container_adopt(ctx, r->id, &err);
+	if (!c) {
+		rpc_fail_err(call, &err);
+		return;
+	}
+	response.pid = (uint32_t)c->init.pid;
+	rpc_reply(call, &response.base);
+}
+
 static void service_delete(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
 {
 	const AGENT_PB(ProcessRef) *r = (const void *)request;
@@ -332,6 +373,9 @@ static const struct rpc_method service_methods[] = {
 	{"Pids", SERVICE_TYPE(process_ref), SERVICE_TYPE(pids_response), service_pids},
 	{"Stats", SERVICE_TYPE(process_ref), SERVICE_TYPE(stats_response), service_stats},
 	{"Update", SERVICE_TYPE(update_request), SERVICE_TYPE(empty), service_update},
+	{"Freeze", SERVICE_TYPE(process_ref), SERVICE_TYPE(empty), service_freeze},
+	{"Thaw", SERVICE_TYPE(process_ref), SERVICE_TYPE(empty), service_thaw},
+	{"Adopt", SERVICE_TYPE(process_ref), SERVICE_TYPE(start_response), service_adopt},
 	{"Delete", SERVICE_TYPE(process_ref), SERVICE_TYPE(empty), service_delete},
 	{"Shutdown", SERVICE_TYPE(empty), SERVICE_TYPE(empty), service_shutdown},
 };

@@ -13,6 +13,7 @@
 
 #include "agent.h"
 #include "devfilter.h"
+#include "disks.h"
 #include "err.h"
 #include "list.h"
 #include "loop.h"
@@ -51,6 +52,7 @@ struct process {
 
 	struct rpc_call *call; /* CreateContainer or Start that waits for the child */
 	struct rpc_call *delete_call;
+	bool is_orphan;	     /* an exec whose client is gone: forgotten when it has ended */
 	struct list waiters; /* struct process_waiter */
 	size_t nr_waiters;
 	struct err failure; /* code != 0: set-up failed, answered when reaped */
@@ -71,9 +73,11 @@ struct container {
 	struct agent *agent;
 	char id[REQUEST_ID_MAX + 1];
 	char *cgroup_path;
+	const char *cgroup_name; /* its last component; the id may change */
 	int cgroup_fd;
 	uint32_t namespaces; /* CLONE_NEW* of its own */
 	struct id_map uids, gids;
+	struct disks disks;
 	struct process init;
 	struct list execs;
 	size_t nr_execs;
@@ -136,6 +140,15 @@ void container_on_reaped(struct container *c, struct process *p);
 /* Owner of a child, NULL = an orphan that only needed reaping. */
 struct process *container_find_pid(struct agent *a, pid_t pid);
 void container_destroy(struct container *c);
+void container_free_exec(struct process *p);
+
+/* ---- checkpoint.c: a machine that is saved as it runs ---- */
+
+/* Its processes stand still when this returns, and nothing of theirs is on its way to the host. */
+int container_freeze(struct container *c, struct err *err);
+int container_thaw(struct container *c, struct err *err);
+/* Gives the only container, which runs, another id. NULL: there is no such one. */
+struct container *container_adopt(struct agent *a, const char *id, struct err *err);
 
 /* ---- oom.c: kills for want of memory ---- */
 

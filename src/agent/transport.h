@@ -26,8 +26,12 @@ struct transport_ops {
 	void (*free)(struct transport *t);
 };
 
-/* A mux over fd (owned from here on). on_broken: the host is gone; then only transport free. */
-struct transport *transport_mux_new(struct loop *loop, int fd, loop_fn on_broken, void *ctx);
+/*
+ * A mux over fd (owned from here on). on_broken: the host is gone; then only transport free. on_restart: it is
+ * another one, see mux.h.
+ */
+struct transport *transport_mux_new(struct loop *loop, int fd, loop_fn on_broken,
+				    loop_fn on_restart, void *ctx);
 
 /* Connections of the host over vsock. It ends with the machine only. */
 int transport_vsock_new(struct loop *loop, struct transport **ret, struct err *err);

@@ -10,7 +10,7 @@
 struct transport_mux {
 	struct transport base;
 	struct mux *mux;
-	loop_fn on_broken;
+	loop_fn on_broken, on_restart;
 	void *ctx;
 };
 
@@ -56,14 +56,26 @@ static void transport_mux_broken(void *ctx, int err)
 	m->on_broken(m->ctx);
 }
 
-static const struct mux_callbacks transport_mux_callbacks = {.on_broken = transport_mux_broken};
+static void transport_mux_restarted(void *ctx)
+{
+	struct transport_mux *m = ctx;
 
-struct transport *transport_mux_new(struct loop *loop, int fd, loop_fn on_broken, void *ctx)
+	m->on_restart(m->ctx);
+}
+
+static const struct mux_callbacks transport_mux_callbacks = {
+	.on_broken = transport_mux_broken,
+	.on_restart = transport_mux_restarted,
+};
+
+struct transport *transport_mux_new(struct loop *loop, int fd, loop_fn on_broken,
+				    loop_fn on_restart, void *ctx)
 {
 	struct transport_mux *m = xcalloc(1, sizeof(*m));
 
 	m->base.ops = &transport_mux_ops;
 	m->on_broken = on_broken;
+	m->on_restart = on_restart;
 	m->ctx = ctx;
 	m->mux = mux_new(loop, fd, &transport_mux_callbacks, m);
 	if (!m->mux) {

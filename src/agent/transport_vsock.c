@@ -37,6 +37,7 @@ struct transport_vsock {
 	struct list early;  /* of struct transport_early */
 	struct list gone;   /* of struct transport_gone, oldest first */
 	unsigned int nr_early, nr_gone;
+	struct agent_hello hello; /* what it said, to be said again */
 };
 
 struct transport_stream {
@@ -170,12 +171,24 @@ static bool transport_forget_gone(struct transport_vsock *v, uint32_t id)
 	return false;
 }
 
+/* The host has restored this machine and asks whether anybody is there. A new connection has room for it. */
+static void transport_greet_again(const struct transport_vsock *v, int fd)
+{
+	if (write(fd, &v->hello, sizeof(v->hello)) != sizeof(v->hello))
+		log_warn("transport", "the greeting could not be said again");
+	close(fd);
+}
+
 /* fd: taken over. */
 static void transport_connected(struct transport_vsock *v, uint32_t id, int fd)
 {
 	struct transport_stream *s = transport_find(&v->wanted, id);
 	struct transport_early *e;
 
+	if (id == AGENT_VSOCK_GREET) {
+		transport_greet_again(v, fd);
+		return;
+	}
 	if (s) {
 		transport_join(s, fd);
 		return;
@@ -211,8 +224,12 @@ static int transport_vsock_send_hello(struct transport *t, const void *data, siz
 {
 	const struct sockaddr_vm host = {
 		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = AGENT_VSOCK_PORT};
+	struct transport_vsock *v = container_of(t, struct transport_vsock, base);
 	cleanup_close int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
+	if (len != sizeof(v->hello))
+		return -EINVAL;
+	memcpy(&v->hello, data, len);
 	if (fd < 0 || connect(fd, (const struct sockaddr *)&host, sizeof(host)))
 		return -errno;
 	return write(fd, data, len) == (ssize_t)len ? 0 : -EIO;

@@ -43,7 +43,7 @@ static void HARPOON_PRINTF(3, 4)
 
 static void check_hint(struct check_result *r, const char *hint)
 {
-	if (r->state == CHECK_MISSING)
+	if (r->state != CHECK_OK)
 		snprintf(r->hint, sizeof(r->hint), "%s", hint);
 }
 
@@ -106,6 +106,18 @@ static void check_program(const char *path, const char *hint, struct check_resul
 static void check_fs_server(const struct config *c, struct check_result *r)
 {
 	check_program(c->fs_server, "install harpoon, or name it in harpoon.conf, [programs]", r);
+}
+
+/* Without it there is QEMU, on any host; whoever asks for it must have it. */
+static void check_vmm(const struct config *c, struct check_result *r)
+{
+	if (!access(c->vmm, X_OK))
+		check_say(r, CHECK_OK, "%s", c->vmm);
+	else
+		check_say(r, c->backend == CONFIG_BACKEND_KVM ? CHECK_MISSING : CHECK_NOTE,
+			  "%.200s: %s; without it KVM is not used, however fast it is", c->vmm,
+			  strerror(errno));
+	check_hint(r, "install harpoon, or name it in harpoon.conf, [programs], key 'vmm'");
 }
 
 static void check_qemu(const struct config *c, struct check_result *r)
@@ -270,6 +282,7 @@ static const struct {
 	{"guest initrd", check_initrd},
 	{"QEMU", check_qemu},
 	{"file server", check_fs_server},
+	{"harpoon-vmm", check_vmm},
 	{"shim", check_shim},
 	{"KVM", check_kvm},
 	{"backend", check_backend},

@@ -83,6 +83,8 @@ int rtnl_parse_link(const struct nlmsghdr *h, struct rtnl_link *ret)
 			l.master = (int)nl_attr_u32(&a, 0);
 		else if (a.type == IFLA_LINKINFO)
 			rtnl_parse_kind(&a, &l);
+		else if (a.type == IFLA_PERM_ADDRESS && a.len == RTNL_MAC_LEN)
+			memcpy(l.perm_mac, a.data, RTNL_MAC_LEN);
 		if (a.type != IFLA_ADDRESS || a.len != RTNL_MAC_LEN)
 			continue;
 		memcpy(l.mac, a.data, RTNL_MAC_LEN);
@@ -371,6 +373,19 @@ void rtnl_begin_addr(struct nl_msg *m, uint16_t flags, const struct rtnl_addr *a
 	rtnl_put_ip(m, IFA_BROADCAST, &a->broadcast);
 	nl_put_u32(m, IFA_FLAGS, a->flags);
 	nl_put(m, IFA_CACHEINFO, &c, sizeof(c));
+}
+
+void rtnl_begin_delete_addr(struct nl_msg *m, const struct rtnl_addr *a)
+{
+	struct ifaddrmsg i = {
+		.ifa_family = a->family,
+		.ifa_prefixlen = a->prefix_len,
+		.ifa_index = (uint32_t)a->ifindex,
+	};
+
+	nl_begin(m, RTM_DELADDR, 0, &i, sizeof(i));
+	rtnl_put_ip(m, IFA_LOCAL, &a->local);
+	rtnl_put_ip(m, IFA_ADDRESS, a->peer.len ? &a->peer : &a->local);
 }
 
 static void rtnl_put_gateway(struct nl_msg *m, uint8_t family, const struct rtnl_ip *gateway)

@@ -34,7 +34,8 @@ struct rtnl_link {
 	char name[IFNAMSIZ];
 	char kind[16]; /* "veth", "tun"; "" = the driver did not say */
 	uint8_t mac[RTNL_MAC_LEN];
-	bool has_mac; /* of six bytes */
+	bool has_mac;			/* of six bytes */
+	uint8_t perm_mac[RTNL_MAC_LEN]; /* that it was born with; zeros = the kernel did not say */
 };
 
 struct rtnl_addr {
@@ -85,6 +86,7 @@ void rtnl_begin_dump(struct nl_msg *m, uint16_t type, uint8_t family);
 /* Requests: nl_request(). Those that add take NLM_F_CREATE and more of that kind. */
 void rtnl_begin_link(struct nl_msg *m, int ifindex, uint32_t flags, uint32_t change);
 void rtnl_begin_addr(struct nl_msg *m, uint16_t flags, const struct rtnl_addr *a);
+void rtnl_begin_delete_addr(struct nl_msg *m, const struct rtnl_addr *a);
 /* type: RTM_NEWROUTE or RTM_DELROUTE. */
 void rtnl_begin_route(struct nl_msg *m, uint16_t type, uint16_t flags, const struct rtnl_route *r);
 void rtnl_begin_neigh(struct nl_msg *m, uint16_t flags, const struct rtnl_neigh *n);

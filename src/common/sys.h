@@ -22,6 +22,15 @@ static inline int sys_pidfd_send_signal(int pidfd, int sig)
 	return (int)syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0);
 }
 
+/* SIG_DFL for any signal, also for those that the C library keeps to itself and its sigaction() refuses. */
+static inline int sys_signal_default(int sig)
+{
+	/* struct sigaction of the kernel (x86: handler, flags, restorer, mask): all zero is SIG_DFL. */
+	const uint64_t dfl[4] = {0};
+
+	return (int)syscall(SYS_rt_sigaction, sig, dfl, NULL, sizeof(dfl[3]));
+}
+
 static inline int sys_close_range(unsigned int first, unsigned int last, unsigned int flags)
 {
 	return (int)syscall(SYS_close_range, first, last, flags);

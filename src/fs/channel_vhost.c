@@ -10,12 +10,14 @@
  * A queue's lock guards its struct virtq and counters, and is not held while a request is served.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fs_control.h"
 #include "io.h"
 #include "log.h"
 #include "server.h"
@@ -39,6 +41,7 @@ struct channel_vhost {
 	struct server_crew *crew;
 	struct fs *fs;
 	struct vhost_user *vu;
+	int control_fd; /* borrowed; -1 = none */
 	unsigned int nr_queues;
 	struct channel_queue queues[1 + SERVER_REQUEST_QUEUES_MAX];
 };
@@ -83,6 +86,18 @@ static void channel_queue_stop(void *ctx, unsigned int index)
 	pthread_mutex_unlock(&q->lock);
 }
 
+/* Whoever started us can tell people more than the front-end could. */
+static int channel_state_failed(const struct channel_vhost *c, const char *what, int error)
+{
+	struct fs_control_notice n = {.error = error};
+
+	log_err(SERVER_COMP, "%s the session: error %d: %s", what, -error, fs_state_why(c->fs));
+	snprintf(n.text, sizeof(n.text), "%s", fs_state_why(c->fs));
+	if (c->control_fd >= 0)
+		(void)io_send_fds(c->control_fd, &n, sizeof(n), NULL, 0);
+	return error;
+}
+
 static int channel_state_save(void *ctx, int fd)
 {
 	struct channel_vhost *c = ctx;
@@ -90,7 +105,7 @@ static int channel_state_save(void *ctx, int fd)
 	size_t len = 0;
 	int r = fs_state_save(c->fs, &state, &len);
 
-	return r < 0 ? r : io_write_full(fd, state, len);
+	return r < 0 ? channel_state_failed(c, "save", r) : io_write_full(fd, state, len);
 }
 
 /* One byte of room beyond the limit shows that there is more. */
@@ -100,9 +115,12 @@ static int channel_state_load(void *ctx, int fd)
 	cleanup_free uint8_t *state = calloc(1, FS_STATE_MAX + 1);
 	ssize_t n = state ? io_read_full(fd, state, FS_STATE_MAX + 1) : -ENOMEM;
 
+	int r;
+
 	if (n < 0)
 		return (int)n;
-	return n > (ssize_t)FS_STATE_MAX ? -EFBIG : fs_state_load(c->fs, state, (size_t)n);
+	r = n > (ssize_t)FS_STATE_MAX ? -EFBIG : fs_state_load(c->fs, state, (size_t)n);
+	return r ? channel_state_failed(c, "restore", r) : 0;
 }
 
 static const struct vhost_user_ops channel_vhost_ops = {
@@ -233,6 +251,7 @@ int channel_vhost_start(struct server_crew *crew, struct fs *fs, const struct se
 
 	c->crew = crew;
 	c->fs = fs;
+	c->control_fd = o->control_fd;
 	c->nr_queues = config.nr_queues;
 	for (unsigned int i = 0; i < c->nr_queues && !r; i++) {
 		unsigned int workers = i ? o->nr_workers : 1;

@@ -59,13 +59,16 @@ void fs_set_revoke_hook(struct fs *fs, int (*fn)(void *ctx, uint64_t export_id),
  * restored; docs/fs.md has the format. No request is being served meanwhile. What is restored is judged
  * like anything else that comes from outside.
  *
- * Only a session without files can be saved so far: -EBUSY when the guest knows any or has any open.
- * Restoring needs a server without a session: -EBUSY. -EPROTO: not what was saved; -EOPNOTSUPP: saved by
- * another version.
+ * Saving fails (-EBUSY) when a file is open that has no name any more. Restoring needs a server that has the same
+ * exports and no session: -EBUSY. -EPROTO: not what was saved; -EOPNOTSUPP: saved by another version; -ESTALE: a
+ * file that was open is not there, or is another one. fs_state_why(): a sentence about the last failure, or "".
  */
 int fs_state_save(struct fs *fs, uint8_t **ret, size_t *ret_len);
 int fs_state_load(struct fs *fs, const uint8_t *state, size_t len);
-#define FS_STATE_MAX (1u << 20)
+const char *fs_state_why(const struct fs *fs);
+#define FS_STATE_MAX (16u << 20)
+/* The guest knows no file and has none open. */
+bool fs_is_idle(struct fs *fs);
 
 /*
  * Makes the calling thread a worker: own umask and working directory (the latter becomes proc_fd),

@@ -47,3 +47,12 @@ struct fs_control_answer {
 	int32_t error; /* 0 or negative errno */
 	uint32_t reserved;
 };
+
+/*
+ * Sent unasked when a session cannot be saved or restored, before the front-end is told: told apart from an answer
+ * by its size.
+ */
+struct fs_control_notice {
+	int32_t error;
+	char text[252]; /* NUL-terminated sentence, may be empty */
+};

@@ -46,6 +46,10 @@ int fs_slots_add(struct fs_slots *t, void *ptr, uint64_t *ret_id);
 void *fs_slots_get(const struct fs_slots *t, uint64_t id);
 void fs_slots_remove(struct fs_slots *t, uint64_t id);
 void fs_slots_done(struct fs_slots *t);
+/* Puts an object where a saved number says. -EPROTO: taken, or at least `limit` slots away. */
+int fs_slots_put(struct fs_slots *t, uint64_t id, void *ptr, uint64_t limit);
+/* After the last of these: numbers given from now on were never given before. */
+void fs_slots_restored(struct fs_slots *t);
 
 /* One exported tree. All but the constants under fs.lock. */
 struct fs_export {
@@ -109,8 +113,9 @@ struct fs {
 	size_t nr_devs;
 	/* The session, from INIT to DESTROY. */
 	bool ready;
-	bool dont_mask;	   /* the guest leaves the umask to us (FUSE_DONT_MASK) */
-	bool setxattr_ext; /* SETXATTR has its long form (FUSE_SETXATTR_EXT) */
+	bool dont_mask;	     /* the guest leaves the umask to us (FUSE_DONT_MASK) */
+	bool setxattr_ext;   /* SETXATTR has its long form (FUSE_SETXATTR_EXT) */
+	char state_why[256]; /* the thread that saves or restores */
 };
 
 struct fs_worker {
@@ -164,6 +169,12 @@ void fs_node_put(struct fs *fs, struct fs_node *node);
 int fs_node_enter(struct fs *fs, struct fs_export *export, int fd, struct fs_node **ret,
 		  struct statx *ret_attr);
 void fs_node_forget(struct fs *fs, uint64_t id, uint64_t nlookup);
+/* A node of a saved session: a copy of *n, whose fd is taken over in any case. It may have no reference yet. */
+int fs_node_restore(struct fs *fs, const struct fs_node *n);
+/* Ends nodes without any reference; were there some? */
+bool fs_node_drop_strays(struct fs *fs);
+/* By number, borrowed, while nobody else is there. */
+struct fs_node *fs_node_find(struct fs *fs, uint64_t id);
 int fs_stat(int fd, struct statx *ret);
 /*
  * Makes every descriptor of an export refer to nothing, in place: numbers stay valid, so operations in
@@ -185,6 +196,8 @@ int fs_handle_new(struct fs *fs, struct fs_node *node, int fd, uint64_t *ret_id)
 void fs_handle_tell(struct fs_req *r, uint64_t id, struct fs_node *node);
 int fs_handle_get(struct fs *fs, uint64_t id, const struct fs_node *node, struct fs_handle **ret);
 void fs_handle_put(struct fs *fs, struct fs_handle *h);
+/* A handle of a saved session. fd is taken over in any case. */
+int fs_handle_restore(struct fs *fs, struct fs_node *node, int fd, uint64_t id, off_t pos);
 /* By the node's number: a node that was forgotten or revoked meanwhile still lets go of its files. */
 void fs_handle_release(struct fs *fs, uint64_t id, uint64_t node_id);
 

@@ -37,6 +37,31 @@ int fs_handle_new(struct fs *fs, struct fs_node *node, int fd_taken, uint64_t *r
 	return r;
 }
 
+int fs_handle_restore(struct fs *fs, struct fs_node *node, int fd_taken, uint64_t id, off_t pos)
+{
+	cleanup_close int fd = fd_taken;
+	cleanup_free struct fs_handle *h = calloc(1, sizeof(*h));
+	int r;
+
+	if (!h)
+		return -ENOMEM;
+	*h = (struct fs_handle){.id = id, .refs = 1, .fd = fd, .node = node, .pos = pos};
+	fs_lock(fs);
+	r = fs->nr_fds >= fs->max_fds ? -ENFILE
+				      : fs_slots_put(&fs->handle_slots, id, h, fs->max_fds);
+	if (!r) {
+		pthread_mutex_init(&h->lock, NULL);
+		fs->nr_fds++;
+		if (node)
+			node->refs++;
+		(void)take_fd(&fd);
+		(void)take_ptr(&h);
+	}
+	fs_unlock(fs);
+	/* The table has it. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+	return r;
+}
+
 int fs_handle_get(struct fs *fs, uint64_t id, const struct fs_node *node, struct fs_handle **ret)
 {
 	struct fs_handle *h;

@@ -260,6 +260,77 @@ static int fs_node_add_locked(struct fs *fs, const struct fs_key *k, struct fs_e
 	return 0;
 }
 
+struct fs_node *fs_node_find(struct fs *fs, uint64_t id)
+{
+	struct fs_node *n;
+
+	fs_lock(fs);
+	n = fs_slots_get(&fs->node_slots, id);
+	fs_unlock(fs);
+	return n;
+}
+
+bool fs_node_drop_strays(struct fs *fs)
+{
+	bool found = false;
+
+	for (uint32_t i = 0;; i++) {
+		struct fs_node *n = NULL;
+		bool is_end;
+
+		fs_lock(fs);
+		is_end = i >= fs->node_slots.nr;
+		if (!is_end)
+			n = fs->node_slots.slots[i].ptr;
+		if (n && n->refs)
+			n = NULL;
+		if (n)
+			n->refs = 1;
+		fs_unlock(fs);
+		if (is_end)
+			return found;
+		found = found || n;
+		fs_node_put(fs, n);
+	}
+}
+
+static int fs_node_restore_locked(struct fs *fs, struct fs_node *n)
+{
+	int r = fs->nr_fds >= fs->max_fds ? -ENFILE : fs_hash_grow(fs);
+
+	if (!r)
+		r = fs_dev_tag(fs, n->dev, &n->ino_tag);
+	if (!r)
+		r = fs_slots_put(&fs->node_slots, n->id, n, fs->max_fds);
+	if (r)
+		return r;
+	n->export->refs++;
+	fs->nr_nodes++;
+	fs->nr_fds++;
+	fs_hash_insert(fs, n);
+	return 0;
+}
+
+int fs_node_restore(struct fs *fs, const struct fs_node *node)
+{
+	cleanup_close int fd = node->fd;
+	cleanup_free struct fs_node *n = calloc(1, sizeof(*n));
+	int r;
+
+	if (!n)
+		return -ENOMEM;
+	*n = *node;
+	fs_lock(fs);
+	r = fs_node_restore_locked(fs, n);
+	fs_unlock(fs);
+	if (!r) {
+		(void)take_fd(&fd);
+		(void)take_ptr(&n);
+	}
+	/* The table has it. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+	return r;
+}
+
 int fs_node_enter(struct fs *fs, struct fs_export *export, int fd_taken, struct fs_node **ret,
 		  struct statx *ret_attr)
 {

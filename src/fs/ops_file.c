@@ -13,6 +13,7 @@
 #include <linux/falloc.h>
 
 #include "fs_internal.h"
+#include "fs_write.h"
 #include "iov.h"
 
 /* One copy_file_range() moves at most this much, so that a request ends in bounded time. */
@@ -100,23 +101,6 @@ int fs_op_read(struct fs_req *r)
 	if (!e)
 		r->direct_len = (size_t)n;
 	return e;
-}
-
-/* What the guest's open flags, as they are now, mean for this one write. */
-static int fs_write_flags(const struct fuse_write_in *in)
-{
-	int flags = 0;
-
-	/* Pages written back from memory mappings have their place; the flags do not apply. */
-	if (in->write_flags & FUSE_WRITE_CACHE)
-		return 0;
-	if (in->flags & O_APPEND)
-		flags |= RWF_APPEND;
-	if ((in->flags & O_SYNC) == O_SYNC)
-		flags |= RWF_SYNC;
-	else if (in->flags & O_DSYNC)
-		flags |= RWF_DSYNC;
-	return flags;
 }
 
 int fs_op_write(struct fs_req *r)

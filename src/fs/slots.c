@@ -80,6 +80,44 @@ void fs_slots_remove(struct fs_slots *t, uint64_t id)
 	t->first_free = (uint32_t)(s - t->slots);
 }
 
+int fs_slots_put(struct fs_slots *t, uint64_t id, void *ptr, uint64_t limit)
+{
+	uint32_t index = (uint32_t)id - FS_SLOT_BASE;
+	int r = 0;
+
+	if ((uint32_t)id < FS_SLOT_BASE || index >= limit)
+		return -EPROTO;
+	while (!r && index >= t->cap)
+		r = fs_slots_grow(t);
+	if (r)
+		return r;
+	if (!t->nr)
+		t->first_free = FS_SLOT_NONE;
+	for (; t->nr <= index; t->nr++)
+		t->slots[t->nr] = (struct fs_slot){0};
+	if (t->slots[index].ptr)
+		return -EPROTO;
+	t->slots[index].ptr = ptr;
+	t->slots[index].generation = (uint32_t)(id >> 32);
+	return 0;
+}
+
+void fs_slots_restored(struct fs_slots *t)
+{
+	uint32_t newest = 0;
+
+	for (uint32_t i = 0; i < t->nr; i++)
+		newest = MAX(newest, t->slots[i].generation);
+	t->first_free = FS_SLOT_NONE;
+	for (uint32_t i = t->nr; i-- > 0;) {
+		if (t->slots[i].ptr)
+			continue;
+		t->slots[i].generation = newest + 1;
+		t->slots[i].next_free = t->first_free;
+		t->first_free = i;
+	}
+}
+
 void fs_slots_done(struct fs_slots *t)
 {
 	free(t->slots);

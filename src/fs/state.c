@@ -7,12 +7,15 @@
  *
  * Threads: any; the tables are under fs.lock.
  */
+#include "state.h"
+
 #include <endian.h>
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "fs_internal.h"
 #include "util.h"
 
 #define FS_STATE_MAGIC "hrpn-fs" /* and its NUL */
@@ -25,9 +28,6 @@ struct fs_state_header {
 	uint32_t sum; /* of the records */
 	uint32_t reserved;
 } __attribute__((packed));
-
-/* Numbers are never used anew. Exports, nodes and open files will be records of their own. */
-enum fs_state_type { FS_STATE_SESSION = 1 };
 
 struct fs_state_record {
 	uint16_t type;
@@ -61,34 +61,78 @@ static uint32_t fs_state_sum(const uint8_t *p, size_t len)
 	return h;
 }
 
-int fs_state_save(struct fs *fs, uint8_t **ret, size_t *ret_len)
+int fs_state_say(struct fs *fs, int code, const char *fmt, ...)
 {
-	struct {
-		struct fs_state_header h;
-		struct fs_state_record r;
-		struct fs_state_session s;
-	} __attribute__((packed)) out = {
-		.h = {.magic = FS_STATE_MAGIC, .version = htole32(FS_STATE_VERSION)},
-		.r = {.type = htole16(FS_STATE_SESSION), .len = htole32(sizeof(out.s))},
-	};
-	const size_t body = sizeof(out) - sizeof(out.h);
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(fs->state_why, sizeof(fs->state_why), fmt, ap);
+	va_end(ap);
+	return code;
+}
+
+const char *fs_state_why(const struct fs *fs)
+{
+	return fs->state_why;
+}
+
+int fs_state_put(struct buf *out, enum fs_state_type type, const void *a, size_t a_len,
+		 const void *b, size_t b_len)
+{
+	struct fs_state_record rec = {.type = htole16((uint16_t)type),
+				      .len = htole32((uint32_t)(a_len + b_len))};
+
+	if (buf_append(out, &rec, sizeof(rec)) || buf_append(out, a, a_len) ||
+	    (b_len && buf_append(out, b, b_len)))
+		return -EFBIG;
+	return 0;
+}
+
+static int fs_state_put_session(struct fs *fs, struct buf *out)
+{
+	struct fs_state_session s = {0};
 	uint32_t flags = 0;
-	bool busy;
 
 	fs_lock(fs);
-	busy = fs->nr_fds || fs->nr_nodes;
 	flags |= fs->ready ? FS_STATE_READY : 0;
 	flags |= fs->dont_mask ? FS_STATE_DONT_MASK : 0;
 	flags |= fs->setxattr_ext ? FS_STATE_SETXATTR_EXT : 0;
 	fs_unlock(fs);
-	if (busy)
-		return -EBUSY;
-	out.s.flags = htole32(flags);
-	out.h.len = htole32((uint32_t)body);
-	out.h.sum = htole32(fs_state_sum((const uint8_t *)&out.r, body));
-	*ret = xmalloc(sizeof(out));
-	memcpy(*ret, &out, sizeof(out));
-	*ret_len = sizeof(out);
+	s.flags = htole32(flags);
+	return fs_state_put(out, FS_STATE_SESSION, &s, sizeof(s), NULL, 0);
+}
+
+bool fs_is_idle(struct fs *fs)
+{
+	bool idle;
+
+	fs_lock(fs);
+	idle = !fs->nr_fds && !fs->nr_nodes;
+	fs_unlock(fs);
+	return idle;
+}
+
+int fs_state_save(struct fs *fs, uint8_t **ret, size_t *ret_len)
+{
+	struct fs_state_header h = {.magic = FS_STATE_MAGIC, .version = htole32(FS_STATE_VERSION)};
+	cleanup(buf_done) struct buf records;
+	int r;
+
+	fs->state_why[0] = '\0';
+	buf_init(&records, FS_STATE_MAX - sizeof(h));
+	r = fs_state_put_session(fs, &records);
+	if (!r)
+		r = fs_state_put_files(fs, &records);
+	if (r == -EFBIG)
+		fs_state_say(fs, r, "the guest knows too many files");
+	if (r)
+		return r;
+	h.len = htole32((uint32_t)records.len);
+	h.sum = htole32(fs_state_sum(buf_head(&records), records.len));
+	*ret = xmalloc(sizeof(h) + records.len);
+	memcpy(*ret, &h, sizeof(h));
+	memcpy(*ret + sizeof(h), buf_head(&records), records.len);
+	*ret_len = sizeof(h) + records.len;
 	return 0;
 }
 
@@ -116,8 +160,33 @@ static int fs_state_load_session(struct fs *fs, const uint8_t *p, size_t len)
 	return r;
 }
 
+/* The session comes first, and once. */
+static int fs_state_take_record(struct fs_state_load *l, uint16_t type, const uint8_t *p,
+				size_t len)
+{
+	int r;
+
+	if (l->seen == (type == FS_STATE_SESSION))
+		return -EPROTO;
+	switch (type) {
+	case FS_STATE_SESSION:
+		l->seen = true;
+		r = fs_state_load_session(l->fs, p, len);
+		l->began = !r;
+		return r;
+	case FS_STATE_EXPORT:
+		return fs_state_load_export(l, p, len);
+	case FS_STATE_NODE:
+		return fs_state_load_node(l, p, len);
+	case FS_STATE_HANDLE:
+		return fs_state_load_handle(l, p, len);
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
 /* One record; the bytes it takes are returned. */
-static int fs_state_load_record(struct fs *fs, const uint8_t *p, size_t room, bool *seen)
+static int fs_state_load_record(struct fs_state_load *l, const uint8_t *p, size_t room)
 {
 	struct fs_state_record rec;
 	size_t len;
@@ -129,20 +198,42 @@ static int fs_state_load_record(struct fs *fs, const uint8_t *p, size_t room, bo
 	len = le32toh(rec.len);
 	if (len > room - sizeof(rec) || rec.reserved)
 		return -EPROTO;
-	if (le16toh(rec.type) != FS_STATE_SESSION)
-		return -EOPNOTSUPP;
-	if (*seen)
-		return -EPROTO;
-	*seen = true;
-	r = fs_state_load_session(fs, p + sizeof(rec), len);
+	r = fs_state_take_record(l, le16toh(rec.type), p + sizeof(rec), len);
 	return r < 0 ? r : (int)(sizeof(rec) + len);
+}
+
+static int fs_state_load_records(struct fs_state_load *l, const uint8_t *p, size_t len)
+{
+	while (len) {
+		int r = fs_state_load_record(l, p, len);
+
+		if (r < 0)
+			return r;
+		p += r;
+		len -= (size_t)r;
+	}
+	fs_lock(l->fs);
+	fs_slots_restored(&l->fs->node_slots);
+	fs_slots_restored(&l->fs->handle_slots);
+	fs_unlock(l->fs);
+	return l->seen ? 0 : -EPROTO;
+}
+
+static void fs_state_undo(struct fs *fs)
+{
+	fs_forget_all(fs);
+	fs_lock(fs);
+	fs->ready = fs->dont_mask = fs->setxattr_ext = false;
+	fs_unlock(fs);
 }
 
 int fs_state_load(struct fs *fs, const uint8_t *state, size_t len)
 {
+	cleanup(fs_state_load_done) struct fs_state_load l = {.fs = fs};
 	struct fs_state_header h;
-	bool seen = false;
+	int r;
 
+	fs->state_why[0] = '\0';
 	if (len < sizeof(h) || len > FS_STATE_MAX)
 		return -EPROTO;
 	memcpy(&h, state, sizeof(h));
@@ -154,13 +245,12 @@ int fs_state_load(struct fs *fs, const uint8_t *state, size_t len)
 		return -EOPNOTSUPP;
 	if (le32toh(h.len) != len || h.reserved || le32toh(h.sum) != fs_state_sum(state, len))
 		return -EPROTO;
-	while (len) {
-		int r = fs_state_load_record(fs, state, len, &seen);
-
-		if (r < 0)
-			return r;
-		state += r;
-		len -= (size_t)r;
-	}
-	return seen ? 0 : -EPROTO;
+	r = fs_state_load_records(&l, state, len);
+	/* Only an open file keeps a node that the guest does not know. */
+	if (l.began && fs_node_drop_strays(fs) && !r)
+		r = -EPROTO;
+	/* Half a session would be worse than none. */
+	if (r && l.began)
+		fs_state_undo(fs);
+	return r;
 }

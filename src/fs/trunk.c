@@ -125,7 +125,8 @@ static int fs_trunk_save(struct fs_trunk *t)
 {
 	cleanup_free uint8_t *state = NULL;
 	size_t len = 0;
-	int r = fs_state_save(t->fs, &state, &len);
+	/* harpoon-vmm has descriptors of open files, which it does not save. */
+	int r = fs_is_idle(t->fs) ? fs_state_save(t->fs, &state, &len) : -EBUSY;
 
 	if (!r && len > FS_TRUNK_DATA_MAX)
 		r = -E2BIG;

@@ -58,6 +58,11 @@ static void hv_mux_on_broken(void *ctx, int err)
 	hv_channel_ended(ctx, err);
 }
 
+static void hv_mux_on_held(void *ctx)
+{
+	hv_checkpoint_held(ctx);
+}
+
 static void hv_mux_on_input(void *ctx, const void *data, size_t len)
 {
 	hv_record(ctx, data, len);
@@ -66,7 +71,8 @@ static void hv_mux_on_input(void *ctx, const void *data, size_t len)
 void hv_mux_open(struct hv_vm *vm, int fd)
 {
 	static const struct mux_callbacks cb = {.on_hello = hv_mux_on_hello,
-						.on_broken = hv_mux_on_broken};
+						.on_broken = hv_mux_on_broken,
+						.on_held = hv_mux_on_held};
 	static const struct mux_callbacks recording = {.on_hello = hv_mux_on_hello,
 						       .on_broken = hv_mux_on_broken,
 						       .on_input = hv_mux_on_input};

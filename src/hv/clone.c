@@ -75,23 +75,13 @@ static void clone_keep_nics(struct hv_vm *vm)
 	}
 }
 
-void hv_clone_look_up(struct hv_vm *vm)
+static void clone_look_up_template(struct hv_vm *vm)
 {
 	const struct config *c = vm->params.config;
-	cleanup_free char *shape = NULL;
 	struct err err = {0};
 	int r;
 
-	for (size_t i = 0; i < vm->params.nr_nics; i++)
-		*(vm->params.nics[i].kind == HV_NIC_TAP ? &vm->nr_taps : &vm->nr_streams) += 1;
-	if (vm->params.birth != HV_BIRTH_AUTO || c->templates == CONFIG_TEMPLATES_OFF ||
-	    !vm->ops->describe)
-		return;
-	r = hv_describe(&vm->params, vm->ops, &shape, &err);
-	/* What is missing the start itself complains about. */
-	if (r)
-		return;
-	template_key(shape, vm->key);
+	template_key(vm->shape, vm->key);
 	r = template_open(c->template_dir, vm->key, &vm->tmpl, &err);
 	if (!r) {
 		clone_keep_nics(vm);
@@ -104,6 +94,25 @@ void hv_clone_look_up(struct hv_vm *vm)
 	template_set_aside(c->template_dir, vm->key);
 }
 
+int hv_clone_look_up(struct hv_vm *vm, struct err *err)
+{
+	struct err ignored = {0};
+
+	for (size_t i = 0; i < vm->params.nr_nics; i++)
+		*(vm->params.nics[i].kind == HV_NIC_TAP ? &vm->nr_taps : &vm->nr_streams) += 1;
+	vm->has_disks = vm->params.nr_disks;
+	/* What is missing the start itself complains about. */
+	if (vm->ops->describe)
+		hv_describe(&vm->params, vm->ops, &vm->shape, &ignored);
+	if (vm->params.restore)
+		return hv_checkpoint_take(vm, vm->params.restore, err);
+	/* Templates have no disks, and machines have no sockets to plug one in later. */
+	if (vm->shape && vm->params.birth == HV_BIRTH_AUTO && !vm->has_disks &&
+	    vm->params.config->templates != CONFIG_TEMPLATES_OFF)
+		clone_look_up_template(vm);
+	return 0;
+}
+
 /* ---- it runs ---- */
 
 /* The greeting is among it; the VM may be gone afterwards. */
@@ -111,9 +120,9 @@ static void clone_on_runs(void *ctx)
 {
 	struct hv_vm *vm = ctx;
 
-	/* Where streams are no mux, the greeting is all there is. */
-	if (!vm->mux)
-		hv_greeted(vm, vm->tmpl->channel, vm->tmpl->channel_len);
+	/* Its agent waits for a word of its new host, and greets. */
+	if (vm->is_restored)
+		mux_restart(vm->mux);
 	else if (mux_feed(vm->mux, vm->tmpl->channel, vm->tmpl->channel_len))
 		hv_end(vm, HV_EXIT_FAILED, "what its template had sent is too long");
 }
@@ -173,7 +182,7 @@ bool hv_clone_falls_back(struct hv_vm *vm, enum hv_exit_kind kind, const char *w
 
 	if (vm->falling_back && kind != HV_EXIT_KILLED)
 		return true;
-	if (!vm->tmpl || vm->is_ready || kind == HV_EXIT_KILLED)
+	if (!vm->tmpl || vm->is_restored || vm->is_ready || kind == HV_EXIT_KILLED)
 		return false;
 	log_warn("hv", "the clone of template %s failed, the VM boots instead: %s", vm->key, why);
 	template_set_aside(dir, vm->key);

@@ -60,20 +60,43 @@ int fs_server_start(struct fs_server *s, const char *binary, enum fs_server_chan
 static int fs_server_receive(struct fs_server *s, struct fs_control_answer *ret)
 {
 	struct pollfd pfd = {.fd = s->control_fd, .events = POLLIN};
+	struct fs_control_notice message;
 	ssize_t n;
 	int r;
 
-	do
-		r = poll(&pfd, 1, FS_SERVER_TIMEOUT_MS);
-	while (r < 0 && errno == EINTR);
-	if (r <= 0)
-		return r ? -errno : -ETIMEDOUT;
-	n = recv(s->control_fd, ret, sizeof(*ret), 0);
+	/* Notices that nobody asked for are passed over. */
+	do {
+		do
+			r = poll(&pfd, 1, FS_SERVER_TIMEOUT_MS);
+		while (r < 0 && errno == EINTR);
+		if (r <= 0)
+			return r ? -errno : -ETIMEDOUT;
+		n = recv(s->control_fd, &message, sizeof(message), 0);
+	} while (n == sizeof(message));
 	if (n < 0)
 		return -errno;
 	if (!n)
 		return -EPIPE;
+	memcpy(ret, &message, sizeof(*ret));
 	return n == sizeof(*ret) && ret->error <= 0 ? 0 : -EPROTO;
+}
+
+bool fs_server_complains(struct fs_server *s, char *ret, size_t room)
+{
+	struct fs_control_notice n;
+	bool found = false;
+
+	while (s->control_fd >= 0 &&
+	       recv(s->control_fd, &n, sizeof(n), MSG_DONTWAIT) == sizeof(n)) {
+		/* The guest chose the file's name. */
+		n.text[sizeof(n.text) - 1] = '\0';
+		for (char *p = n.text; *p; p++)
+			if ((unsigned char)*p < 0x20 || *p == 0x7f)
+				*p = '?';
+		found = n.text[0];
+		snprintf(ret, room, "%s", n.text);
+	}
+	return found;
 }
 
 int fs_server_export(struct fs_server *s, const char *name, int dirfd, uint32_t flags,

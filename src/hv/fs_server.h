@@ -25,4 +25,6 @@ int fs_server_start(struct fs_server *s, const char *binary, enum fs_server_chan
 /* Borrows dirfd. flags: FS_CONTROL_*. Waits for the server's answer, FS_SERVER_TIMEOUT_MS at most. */
 int fs_server_export(struct fs_server *s, const char *name, int dirfd, uint32_t flags,
 		     struct err *err);
+/* The last sentence the server said unasked, about a session that could not be saved or restored. */
+bool fs_server_complains(struct fs_server *s, char *ret, size_t room);
 void fs_server_done(struct fs_server *s);

@@ -49,6 +49,7 @@ struct hv_ready {
 	/* The VM is a clone: the guest's times above are those of its template, and host_kernel_ns is when it
 	 * went on. */
 	bool is_clone;
+	bool is_restored; /* from a checkpoint: the agent has the container that was saved */
 };
 
 struct hv_callbacks {
@@ -69,6 +70,19 @@ enum hv_nic_kind { HV_NIC_TAP, HV_NIC_STREAM };
 struct hv_nic {
 	enum hv_nic_kind kind;
 	int fd; /* borrowed until hv_vm_start() has returned */
+};
+
+/*
+ * A disk of the VM: a regular file (its bytes are the disk's) or a block device, seen by the guest as virtio-blk.
+ * Only the descriptor goes to the VMM. How the guest tells disks apart: by serial number, HV_DISK_SERIAL of the place
+ * in the array.
+ */
+#define HV_DISKS_MAX 16
+#define HV_DISK_SERIAL "harpoon-%zu"
+
+struct hv_disk {
+	int fd; /* borrowed until hv_vm_start() has returned; opened O_RDONLY if read_only, else O_RDWR */
+	bool read_only;
 };
 
 /*
@@ -96,8 +110,12 @@ enum hv_birth {
 	HV_BIRTH_TEMPLATE, /* it boots, to be saved as a template: see hv_template_build() */
 };
 
+struct hv_checkpoint;
+
 struct hv_params {
 	enum hv_birth birth;
+	/* Goes on from there instead; birth is AUTO. Borrowed until hv_vm_start() has returned. */
+	const struct hv_checkpoint *restore;
 	const struct config *config; /* borrowed for the life of the VM */
 	const char *id;		     /* for logs and process names */
 	int state_dir_fd;	     /* borrowed: console log, processes file */
@@ -114,6 +132,9 @@ struct hv_params {
 	const struct hv_nic *nics;	    /* borrowed until hv_vm_start() has returned */
 	size_t nr_nics;			    /* HV_NICS_MAX at most */
 	const struct hv_helper *net_helper; /* borrowed likewise; NULL = none */
+	/* HV_DISKS_MAX at most, and as many as the backend has room for. A VM with disks is never a clone. */
+	const struct hv_disk *disks; /* borrowed likewise */
+	size_t nr_disks;
 };
 
 struct hv_footprint {
@@ -146,9 +167,26 @@ int hv_vm_start(struct hv_vm *vm, struct err *err);
 int hv_vm_attach_stream(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream_done_fn done,
 			void *ctx, struct hv_stream **ret, struct err *err);
 void hv_stream_detach(struct hv_stream *s);
-/* Stops and continues every vCPU. 0 = under way; a VMM that does not obey ends the VM. */
-int hv_vm_pause(struct hv_vm *vm, struct err *err);
+/* error NULL = done. Not called after hv_vm_free(); a VM that ends meanwhile is an error, told before on_exit. */
+typedef void (*hv_done_fn)(void *ctx, const char *error);
+/*
+ * Stops every vCPU; done says that they stand still. One at a time (-EBUSY). Resume, also after a checkpoint,
+ * continues them: 0 = under way. A VMM that does not obey either ends the VM.
+ */
+int hv_vm_pause(struct hv_vm *vm, hv_done_fn done, void *ctx, struct err *err);
 int hv_vm_resume(struct hv_vm *vm, struct err *err);
+
+/*
+ * Checkpoints: the VM as it runs, saved in a folder with `note`, the caller's own text. When done is called without
+ * an error the guest stands still, and goes on unchanged by hv_vm_resume(). Until then nothing can be said to the
+ * agent, but streams may be attached. After an error it runs on by itself. -EOPNOTSUPP: the backend cannot.
+ */
+int hv_vm_checkpoint(struct hv_vm *vm, int dir_fd, const char *note, hv_done_fn done, void *ctx,
+		     struct err *err);
+/* Reads and hashes all of it, which came from anywhere. */
+int hv_checkpoint_open(int dir_fd, struct hv_checkpoint **ret, struct err *err);
+void hv_checkpoint_free(struct hv_checkpoint *c);
+const char *hv_checkpoint_note(const struct hv_checkpoint *c);
 /* SIGKILL now; on_exit follows. */
 void hv_vm_kill(struct hv_vm *vm);
 /* Host pid of the process that is the VM (what containerd is told), 0 before start. */

@@ -15,6 +15,7 @@
 #include "template.h"
 
 struct mux;
+struct checkpoint_run;
 
 /* err: NULL = saved, and the guest stands still. */
 typedef void (*hv_saved_fn)(void *ctx, const char *error);
@@ -83,6 +84,12 @@ struct hv_vm {
 	struct hv_ready ready;
 	bool is_ready;
 	struct hv_exit why;
+	hv_done_fn pause_done; /* NULL = none waits */
+	void *pause_ctx;
+	char *shape;		       /* hv_describe(); NULL = nothing like it can be saved */
+	struct checkpoint_run *saving; /* checkpoint.c: one under way */
+	bool is_restored;	       /* tmpl is a checkpoint */
+	bool has_disks;
 	/* clone.c */
 	struct template *tmpl; /* owned; what start() makes a clone of; NULL from readiness on */
 	char key[TEMPLATE_KEY_LEN + 1]; /* of its template, be there one or not; "" = none wanted */
@@ -117,11 +124,22 @@ void hv_channel_ended(struct hv_vm *vm, int err);
 void hv_greeted(struct hv_vm *vm, const void *data, size_t len);
 /* For explain_exit: the guest reset itself. Orderly, or did it crash? The console knows. */
 void hv_explain_reset(const struct hv_vm *vm, struct hv_exit *ret);
+/* The backend's answer to a pause; error NULL = every vCPU stands still. */
+void hv_paused(struct hv_vm *vm, const char *error);
 /* Ends the VM for this reason, unless it is ending for an earlier one. */
 void hv_end(struct hv_vm *vm, enum hv_exit_kind kind, const char *fmt, ...) HARPOON_PRINTF(3, 4);
 
-/* clone.c: finds the template for a VM that may be a clone. Never fails: no template, no clone. */
-void hv_clone_look_up(struct hv_vm *vm);
+/* checkpoint.c */
+/* The channel is empty and stays so. */
+void hv_checkpoint_held(struct hv_vm *vm);
+void hv_checkpoint_end(struct hv_vm *vm, const char *error);
+/* As above, and nobody is told. */
+void hv_checkpoint_drop(struct hv_vm *vm);
+/* Makes vm->tmpl of it, if vm is of its kind. */
+int hv_checkpoint_take(struct hv_vm *vm, const struct hv_checkpoint *c, struct err *err);
+
+/* clone.c: finds what a VM is to be made of. No template, no clone: only a checkpoint can fail to fit. */
+int hv_clone_look_up(struct hv_vm *vm, struct err *err);
 /* Called by the backend when a clone's guest runs: what its template had sent comes again. */
 void hv_clone_runs(struct hv_vm *vm);
 /* A clone fails before it is ready: true = it is taken care of. */

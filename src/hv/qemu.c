@@ -36,6 +36,8 @@
 #define QEMU_FILES_MAX 128
 /* The vCPUs, the main loop, RCU, and a few workers. */
 #define QEMU_THREADS_MAX(nr_vcpus) ((nr_vcpus) + 16)
+/* QEMU's pool of threads that read and write disks has up to so many. */
+#define QEMU_IO_THREADS 64
 
 /* The pairs between us and QEMU; whatever is still here goes away with it. */
 struct qemu_ends {
@@ -111,6 +113,12 @@ static int qemu_new(struct hv_vm *vm, struct err *err)
 	if (vm->params.mem_bytes % QEMU_MEM_ALIGN)
 		return err_say(err, -EINVAL, "memory must be whole MiB, not %llu bytes",
 			       (unsigned long long)vm->params.mem_bytes);
+	if (vm->params.nr_disks + vm->params.nr_nics > QEMU_TRANSPORTS - QEMU_TRANSPORTS_TAKEN)
+		return err_say(err, -ENOSPC,
+			       "%zu disks and %zu network devices: QEMU's microvm has room for %d "
+			       "together (key 'nics' of harpoon.conf)",
+			       vm->params.nr_disks, vm->params.nr_nics,
+			       QEMU_TRANSPORTS - QEMU_TRANSPORTS_TAKEN);
 	q = xcalloc(1, sizeof(*q));
 	q->vm = vm;
 	q->ram = (struct guest_ram){.mount_fd = -1, .fd = -1};
@@ -133,7 +141,8 @@ static void qemu_free(struct hv_vm *vm)
 	vm->backend = NULL;
 }
 
-static_assert(QEMU_NR_FDS + HV_NICS_MAX <= SPAWN_FDS_MAX, "room for every descriptor");
+static_assert(QEMU_NR_FDS + HV_NICS_MAX + HV_DISKS_MAX <= SPAWN_FDS_MAX,
+	      "room for every descriptor");
 
 /* The jailed QEMU is nobody: what it is to read must be readable by everybody. */
 static int qemu_check_file(const char *key, const char *path, struct err *err)
@@ -165,6 +174,20 @@ static char *qemu_find_prefix(const char *binary)
 	return xstrndup(binary, len);
 }
 
+/* Guest memory is a file, and a disk may be. */
+static uint64_t qemu_file_size_max(const struct hv_params *p)
+{
+	uint64_t max = p->mem_bytes;
+
+	for (size_t i = 0; i < p->nr_disks; i++) {
+		struct stat st;
+
+		if (!fstat(p->disks[i].fd, &st) && S_ISREG(st.st_mode))
+			max = MAX(max, (uint64_t)st.st_size);
+	}
+	return max;
+}
+
 static int qemu_spawn(struct hv_vm *vm, const char *binary, char **argv, const int *fds,
 		      struct err *err)
 {
@@ -179,7 +202,7 @@ static int qemu_spawn(struct hv_vm *vm, const char *binary, char **argv, const i
 		{SPAWN_BIND_FILE, c->initrd, "initrd"},
 		{SPAWN_BIND_MOUNT, "guest memory", GUEST_RAM_DIR, q->ram.mount_fd},
 	};
-	int all[QEMU_NR_FDS + HV_NICS_MAX];
+	int all[QEMU_NR_FDS + HV_NICS_MAX + HV_DISKS_MAX];
 	size_t nr = 6;
 
 	if (!access("/etc/ld.so.cache", R_OK))
@@ -194,21 +217,25 @@ static int qemu_spawn(struct hv_vm *vm, const char *binary, char **argv, const i
 	memcpy(all, fds, QEMU_NR_FDS * sizeof(*fds));
 	for (size_t i = 0; i < vm->params.nr_nics; i++)
 		all[QEMU_NR_FDS + i] = vm->params.nics[i].fd;
+	for (size_t i = 0; i < vm->params.nr_disks; i++)
+		all[QEMU_NR_FDS + vm->params.nr_nics + i] = vm->params.disks[i].fd;
 	return child_start(
 		&vm->vmm,
 		&(struct spawn_params){
 			.path = binary,
 			.argv = argv,
 			.fds = all,
-			.nr_fds = QEMU_NR_FDS + vm->params.nr_nics,
+			.nr_fds = QEMU_NR_FDS + vm->params.nr_nics + vm->params.nr_disks,
 			.jail =
 				&(struct spawn_jail){
 					.netns_fd = vm->params.netns_fd,
 					.binds = binds,
 					.nr_binds = nr,
-					.file_size_max = vm->params.mem_bytes,
+					.file_size_max = qemu_file_size_max(&vm->params),
 					.nr_files_max = QEMU_FILES_MAX,
-					.nr_threads_max = QEMU_THREADS_MAX(vm->params.nr_vcpus),
+					.nr_threads_max =
+						QEMU_THREADS_MAX(vm->params.nr_vcpus) +
+						(vm->params.nr_disks ? QEMU_IO_THREADS : 0),
 				},
 		},
 		err);
@@ -243,6 +270,8 @@ static char **qemu_build_args(const struct hv_params *p, const char *binary, boo
 		.mem_bytes = p->mem_bytes,
 		.nics = p->nics,
 		.nr_nics = p->nr_nics,
+		.disks = p->disks,
+		.nr_disks = p->nr_disks,
 	});
 }
 
@@ -335,9 +364,8 @@ static int qemu_start(struct hv_vm *vm, int fs_fd, struct err *err)
 	/* While QEMU starts. */
 	if (!r && vm->tmpl)
 		r = qemu_fill_memory(q, err);
-	/* The jail has it now, and only the jail. */
-	if (vm->params.birth != HV_BIRTH_TEMPLATE)
-		guest_ram_done(&q->ram);
+	/* The jail has it now. We keep the file itself, in case the machine is to be saved. */
+	cleanup_closep(&q->ram.mount_fd);
 	if (r)
 		return r;
 	q->qmp = qmp_new(vm->loop, take_fd(&ends.ours[QEMU_FD_QMP - SPAWN_FD_FIRST]), &cb, q);
@@ -361,23 +389,30 @@ static void qemu_on_call_done(void *ctx, const char *error)
 		       error);
 }
 
-static int qemu_call(struct hv_vm *vm, const char *command, struct err *err)
+static void qemu_on_stopped(void *ctx, const char *error)
+{
+	struct qemu *q = ctx;
+
+	qemu_on_call_done(q, error);
+	hv_paused(q->vm, error);
+}
+
+static int qemu_call(struct hv_vm *vm, const char *command, qmp_done_fn done, struct err *err)
 {
 	struct qemu *q = vm->backend;
-	int r = q->greeted ? qmp_call(q->qmp, command, QEMU_CALL_TIMEOUT_MS, qemu_on_call_done, q)
-			   : -EAGAIN;
+	int r = q->greeted ? qmp_call(q->qmp, command, QEMU_CALL_TIMEOUT_MS, done, q) : -EAGAIN;
 
 	return r ? err_set(err, r, "QEMU command '%s'", command) : 0;
 }
 
 static int qemu_pause(struct hv_vm *vm, struct err *err)
 {
-	return qemu_call(vm, "stop", err);
+	return qemu_call(vm, "stop", qemu_on_stopped, err);
 }
 
 static int qemu_resume(struct hv_vm *vm, struct err *err)
 {
-	return qemu_call(vm, "cont", err);
+	return qemu_call(vm, "cont", qemu_on_call_done, err);
 }
 
 /* No word from QMP: the status has to do. */

@@ -10,10 +10,13 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "util.h"
 
 #define QEMU_ARGS_MAX 128
+/* Number of the first disk's set of descriptors; templates' state is set 1. */
+#define QEMU_DISK_SET ((size_t)16)
 
 struct qemu_argv {
 	char **argv; /* owned; room for QEMU_ARGS_MAX and the NULL */
@@ -96,6 +99,12 @@ static void qemu_args_devices(struct qemu_argv *v)
 	/* The queue's size bounds one request: with 1024 entries the guest reads and writes 1 MiB at once. */
 	qemu_arg(v, "-device",
 		 xstrdup("vhost-user-fs-device,chardev=fs,queue-size=1024,tag=" QEMU_FS_TAG));
+	/*
+	 * What the guest has freed goes back to the host two seconds later, in pieces of 2 MiB: QEMU punches holes
+	 * into the file that is guest memory.
+	 */
+	qemu_arg(v, "-device",
+		 xstrdup("virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on"));
 }
 
 /* Offloads: with a tap's vnet headers, segments of 64 KiB without checksums go both ways. */
@@ -113,6 +122,28 @@ static void qemu_args_nics(struct qemu_argv *v, const struct qemu_args *a)
 		qemu_arg(v, "-device",
 			 xasprintf("virtio-net-device,netdev=net%zu,mac=" HV_NIC_MAC, i,
 				   (unsigned int)i));
+	}
+}
+
+/*
+ * A set of descriptors is what QEMU opens in place of a file's name. Locks: the shim has taken them, and QEMU's own
+ * would be on a name that is none. Zeroes and discards go through to the file; what the guest flushes is durable.
+ */
+static void qemu_args_disks(struct qemu_argv *v, const struct qemu_args *a)
+{
+	for (size_t i = 0; i < a->nr_disks; i++) {
+		int fd = QEMU_FD_NIC + (int)(a->nr_nics + i);
+		struct stat st;
+		bool is_device = !fstat(a->disks[i].fd, &st) && S_ISBLK(st.st_mode);
+
+		qemu_arg(v, "-add-fd", xasprintf("fd=%d,set=%zu", fd, QEMU_DISK_SET + i));
+		qemu_arg(v, "-blockdev",
+			 xasprintf("driver=%s,node-name=disk%zu,filename=/dev/fdset/%zu,"
+				   "read-only=%s,locking=off,discard=unmap",
+				   is_device ? "host_device" : "file", i, QEMU_DISK_SET + i,
+				   a->disks[i].read_only ? "on" : "off"));
+		qemu_arg(v, "-device",
+			 xasprintf("virtio-blk-device,drive=disk%zu,serial=" HV_DISK_SERIAL, i, i));
 	}
 }
 
@@ -137,6 +168,7 @@ char **qemu_args_build(const struct qemu_args *a)
 	qemu_arg(&v, "-append", xstrdup(a->kernel_args));
 	qemu_args_devices(&v);
 	qemu_args_nics(&v, a);
+	qemu_args_disks(&v, a);
 	if (a->incoming)
 		qemu_arg(&v, "-incoming", xstrdup("defer"));
 	return v.argv;

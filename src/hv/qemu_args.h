@@ -1,4 +1,4 @@
-/* QEMU's command line. Pure: no file is looked at, nothing is started. */
+/* QEMU's command line. Nothing is opened or started; disks are asked whether they are block devices. */
 #pragma once
 
 #include <stdbool.h>
@@ -15,7 +15,7 @@ enum qemu_fd {
 	QEMU_FD_AGENT,
 	QEMU_FD_FS,
 	QEMU_FD_END,
-	QEMU_FD_NIC = QEMU_FD_END, /* and the following: network devices, as many as there are */
+	QEMU_FD_NIC = QEMU_FD_END, /* and the following: network devices, then disks */
 };
 #define QEMU_NR_FDS (QEMU_FD_END - SPAWN_FD_FIRST)
 
@@ -34,7 +34,12 @@ struct qemu_args {
 	uint64_t mem_bytes; /* a multiple of QEMU_MEM_ALIGN */
 	const struct hv_nic *nics;
 	size_t nr_nics;
+	const struct hv_disk *disks;
+	size_t nr_disks;
 };
+/* Places for virtio devices of a microvm without ACPI, and how many of them every VM of ours takes. */
+#define QEMU_TRANSPORTS 8
+#define QEMU_TRANSPORTS_TAKEN 3
 #define QEMU_MEM_ALIGN (1u << 20)
 
 /* NULL-terminated; qemu_args_free(). */

@@ -15,6 +15,7 @@ struct qemu {
 	struct guest_ram ram;
 	struct host_tsc tsc; /* first reading, taken early so that the second need not wait */
 	uint32_t tsc_khz;    /* what the guest was told */
+	unsigned int nr_fdsets;
 	bool greeted;
 	bool panicked;
 	char reason[QEMU_REASON_MAX]; /* of the SHUTDOWN event, "" = none came */

@@ -31,9 +31,23 @@ static const char migrate_capabilities[] =
 	"{\"capabilities\":[{\"capability\":\"x-ignore-shared\",\"state\":true},"
 	"{\"capability\":\"events\",\"state\":true}]}";
 
-/* The state's descriptor goes along with add-fd; QEMU wants a name, and one of it opens the set. */
-static const char migrate_fdset[] = "{\"fdset-id\":1}";
-static const char migrate_uri[] = "{\"uri\":\"file:/dev/fdset/1\"}";
+/*
+ * The state's descriptor goes along with add-fd; QEMU wants a name, and one of it opens the set. Each has a set of its
+ * own: QEMU takes the first descriptor of a set that fits.
+ */
+struct migrate_names {
+	char fdset[32], uri[48];
+};
+
+static struct migrate_names migrate_names(struct qemu *q)
+{
+	struct migrate_names n;
+
+	q->nr_fdsets++;
+	snprintf(n.fdset, sizeof(n.fdset), "{\"fdset-id\":%u}", q->nr_fdsets);
+	snprintf(n.uri, sizeof(n.uri), "{\"uri\":\"file:/dev/fdset/%u\"}", q->nr_fdsets);
+	return n;
+}
 
 /* ---- in ---- */
 
@@ -67,17 +81,18 @@ static void migrate_on_in_done(void *ctx, const char *error)
 
 void qemu_incoming(struct qemu *q)
 {
+	const struct migrate_names n = migrate_names(q);
 	int fd = q->vm->tmpl->state_fd;
 	int r = lseek(fd, 0, SEEK_SET) < 0 ? -errno : 0;
 
 	if (!r)
-		r = qmp_call_with(q->qmp, "add-fd", migrate_fdset, fd, MIGRATE_TIMEOUT_MS,
+		r = qmp_call_with(q->qmp, "add-fd", n.fdset, fd, MIGRATE_TIMEOUT_MS,
 				  migrate_on_in_done, q);
 	if (!r)
 		r = qmp_call_with(q->qmp, "migrate-set-capabilities", migrate_capabilities, -1,
 				  MIGRATE_TIMEOUT_MS, migrate_on_in_done, q);
 	if (!r)
-		r = qmp_call_with(q->qmp, "migrate-incoming", migrate_uri, -1, MIGRATE_TIMEOUT_MS,
+		r = qmp_call_with(q->qmp, "migrate-incoming", n.uri, -1, MIGRATE_TIMEOUT_MS,
 				  migrate_on_in_done, q);
 	if (r)
 		hv_end(q->vm, HV_EXIT_FAILED, "give the template's state to QEMU: %s",
@@ -105,16 +120,17 @@ static void migrate_on_out_done(void *ctx, const char *error)
 int qemu_save(struct hv_vm *vm, int state_fd, hv_saved_fn done, void *ctx, struct err *err)
 {
 	struct qemu *q = vm->backend;
+	const struct migrate_names n = migrate_names(q);
 	int r = q->greeted && !q->saved ? 0 : -EBUSY;
 
 	if (!r)
-		r = qmp_call_with(q->qmp, "add-fd", migrate_fdset, state_fd, MIGRATE_TIMEOUT_MS,
+		r = qmp_call_with(q->qmp, "add-fd", n.fdset, state_fd, MIGRATE_TIMEOUT_MS,
 				  migrate_on_out_done, q);
 	if (!r)
 		r = qmp_call_with(q->qmp, "migrate-set-capabilities", migrate_capabilities, -1,
 				  MIGRATE_TIMEOUT_MS, migrate_on_out_done, q);
 	if (!r)
-		r = qmp_call_with(q->qmp, "migrate", migrate_uri, -1, MIGRATE_TIMEOUT_MS,
+		r = qmp_call_with(q->qmp, "migrate", n.uri, -1, MIGRATE_TIMEOUT_MS,
 				  migrate_on_out_done, q);
 	if (r)
 		return err_set(err, r, "have QEMU save the machine");

@@ -79,11 +79,10 @@ static int spawn_place_fds(struct spawn_start *s)
 
 static void spawn_reset_signals(void)
 {
-	struct sigaction dfl = {.sa_handler = SIG_DFL};
 	sigset_t none;
 
 	for (int sig = 1; sig < NSIG; sig++)
-		sigaction(sig, &dfl, NULL); /* EINVAL for SIGKILL, SIGSTOP and libc's own */
+		sys_signal_default(sig); /* EINVAL for SIGKILL and SIGSTOP */
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }

@@ -14,7 +14,7 @@
 
 /* Descriptors the child gets beyond 0-2: fds[i] becomes SPAWN_FD_FIRST + i. */
 #define SPAWN_FD_FIRST 3
-#define SPAWN_FDS_MAX 24
+#define SPAWN_FDS_MAX 32
 #define SPAWN_BINDS_MAX 16
 
 /*

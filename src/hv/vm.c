@@ -24,6 +24,7 @@
 #include "fs_control.h"
 #include "hv_internal.h"
 #include "log.h"
+#include "mux.h"
 
 #define HV_MS 1000000ull
 /* QEMU closes its sockets well before it is gone: unmapping guest memory on a busy host takes time. */
@@ -36,12 +37,23 @@ static_assert(HV_SHARE_READ_ONLY == FS_CONTROL_READ_ONLY, "flags are passed on a
 static_assert(HV_SHARE_EXCLUSIVE == FS_CONTROL_EXCLUSIVE, "flags are passed on as they are");
 static_assert(HV_SHARE_DEVICES == FS_CONTROL_ALLOW_DEVICES, "flags are passed on as they are");
 
+void hv_paused(struct hv_vm *vm, const char *error)
+{
+	hv_done_fn done = vm->pause_done;
+
+	vm->pause_done = NULL;
+	if (done)
+		done(vm->pause_ctx, error);
+}
+
 static void hv_on_final(void *ctx)
 {
 	struct hv_vm *vm = ctx;
 
 	vm->state = HV_ENDED;
 	log_dbg("hv", "VM ended: %s", vm->why.text);
+	hv_paused(vm, "the VM ended");
+	hv_checkpoint_end(vm, "the VM ended");
 	vm->cb.on_exit(vm->ctx, &vm->why);
 	/* The VM may be gone now. */
 }
@@ -114,7 +126,9 @@ static void hv_on_vmm_exit(void *ctx)
 		if (vm->console)
 			console_drain(vm->console);
 		vm->ops->explain_exit(vm, &why);
-		hv_blame_fs(vm, &why);
+		/* What cannot be restored the file server knows best. */
+		if (vm->is_ready || !fs_server_complains(&vm->fs, why.text, sizeof(why.text)))
+			hv_blame_fs(vm, &why);
 		hv_end(vm, why.kind, "%s", why.text);
 	}
 	hv_check_final(vm);
@@ -183,7 +197,8 @@ void hv_greeted(struct hv_vm *vm, const void *data, size_t len)
 	vm->ready.guest_ready_ns = hello.guest_ready_ns;
 	vm->ready.agent_version = hello.version;
 	vm->is_ready = true;
-	vm->ready.is_clone = vm->tmpl;
+	vm->ready.is_restored = vm->is_restored;
+	vm->ready.is_clone = vm->tmpl && !vm->is_restored;
 	loop_timer_cancel(&vm->ready_timer);
 	hv_clone_settle(vm);
 	vm->cb.on_ready(vm->ctx, &vm->ready);
@@ -233,6 +248,9 @@ static int hv_check_params(const struct hv_params *p, struct err *err)
 	if (p->nr_nics > HV_NICS_MAX)
 		return err_say(err, -EINVAL, "a VM has at most %d network devices, not %zu",
 			       HV_NICS_MAX, p->nr_nics);
+	if (p->nr_disks > HV_DISKS_MAX)
+		return err_say(err, -EINVAL, "a VM has at most %d disks, not %zu", HV_DISKS_MAX,
+			       p->nr_disks);
 	return 0;
 }
 
@@ -322,11 +340,13 @@ void hv_vm_free(struct hv_vm *vm)
 		return;
 	loop_timer_cancel(&vm->ready_timer);
 	loop_timer_cancel(&vm->exit_timer);
+	hv_checkpoint_drop(vm);
 	child_kill(&vm->net_helper);
 	hv_drop_processes(vm);
 	child_done(&vm->net_helper);
 	hv_clone_settle(vm);
 	hv_share_free_all(vm);
+	free(vm->shape);
 	free(vm->id);
 	free(vm);
 }
@@ -465,12 +485,16 @@ int hv_vm_start(struct hv_vm *vm, struct err *err)
 	if (vm->state != HV_NEW)
 		return err_say(err, -EALREADY, "VM '%s' was started before", vm->id);
 	vm->ready.host_start_ns = util_now_ns();
-	hv_clone_look_up(vm);
-	r = hv_start_all(vm, err);
-	if (r && vm->tmpl)
+	r = hv_clone_look_up(vm, err);
+	if (!r)
+		r = hv_start_all(vm, err);
+	if (r && vm->tmpl && !vm->is_restored)
 		r = hv_clone_start_failed(vm, r, err);
 	vm->params.nics = NULL; /* the caller's, until now */
 	vm->params.net_helper = NULL;
+	vm->params.disks = NULL;
+	vm->params.nr_disks = 0;
+	vm->params.restore = NULL;
 	if (r) {
 		/* Nothing runs on after a failed start; no callback either. */
 		vm->state = HV_ENDED;
@@ -493,18 +517,31 @@ static int hv_check_running(const struct hv_vm *vm, const char *what, struct err
 	return err_say(err, -ESHUTDOWN, "%s: VM '%s' does not run", what, vm->id);
 }
 
-int hv_vm_pause(struct hv_vm *vm, struct err *err)
+int hv_vm_pause(struct hv_vm *vm, hv_done_fn done, void *ctx, struct err *err)
 {
 	int r = hv_check_running(vm, "pause", err);
 
-	return r ? r : vm->ops->pause(vm, err);
+	if (!r && vm->pause_done)
+		r = err_say(err, -EBUSY, "VM '%s' is being paused already", vm->id);
+	if (!r)
+		r = vm->ops->pause(vm, err);
+	if (r)
+		return r;
+	vm->pause_done = done;
+	vm->pause_ctx = ctx;
+	return 0;
 }
 
 int hv_vm_resume(struct hv_vm *vm, struct err *err)
 {
 	int r = hv_check_running(vm, "resume", err);
 
-	return r ? r : vm->ops->resume(vm, err);
+	if (!r)
+		r = vm->ops->resume(vm, err);
+	/* After a checkpoint: the agent takes no notice of a word that it was not told to wait for. */
+	if (!r && vm->mux)
+		mux_go(vm->mux);
+	return r;
 }
 
 int hv_vm_attach_stream(struct hv_vm *vm, uint32_t id, int rfd, int wfd, hv_stream_done_fn done,

@@ -36,6 +36,9 @@ static const struct {
 	[AGENT_WAIT_OOM] = {"WaitOom", &harpoon__agent__v1__wait_oom_response__descriptor},
 	[AGENT_STATS] = {"Stats", &harpoon__agent__v1__stats_response__descriptor},
 	[AGENT_UPDATE] = {"Update", NULL},
+	[AGENT_FREEZE] = {"Freeze", NULL},
+	[AGENT_THAW] = {"Thaw", NULL},
+	[AGENT_ADOPT] = {"Adopt", &harpoon__agent__v1__start_response__descriptor},
 	[AGENT_DELETE] = {"Delete", NULL},
 };
 static_assert(ARRAY_SIZE(agent_methods) == AGENT_METHOD_MAX, "a name for every method");

@@ -3,7 +3,8 @@
  *
  * How it ends. The agent says that init has exited; its pid namespace is dead then, so every exec ends and
  * every stream reaches end of file without further help. When all output is with its readers (or after
- * CONTAINER_DRAIN_NS) the VM is killed: its files are the host's already, there is nothing to save. Only
+ * CONTAINER_DRAIN_NS) the VM is killed: its files are the host's already (disks: the agent has unmounted them before
+ * it says that init has exited), there is nothing to save. Only
  * when the VM's processes are gone are TaskExit published and Wait answered, because clients look for the
  * pid right after that.
  */
@@ -28,8 +29,9 @@
 #include "vmreq.h"
 
 #define CONTAINER_KILLED 137
-/* How long init may take to end after SIGKILL. */
+/* How long init may take to end after SIGKILL; with disks, what is unwritten is written first. */
 #define CONTAINER_KILL_NS 5000000000ull
+#define CONTAINER_KILL_DISKS_NS 60000000000ull
 #define CONTAINER_NEVER_S (-62135596800)
 /* Poststop hooks must not hold Delete, nor the `delete` command's five seconds, for longer. */
 #define CONTAINER_POSTSTOP_LIMIT_S 10
@@ -98,6 +100,8 @@ void container_free(struct container *c)
 	}
 	process_done(&c->init);
 	hostcgroup_free(take_ptr(&c->cgroup));
+	disks_free(take_ptr(&c->disks));
+	checkpoint_forget(c);
 	pause_forget(c);
 	if (c->bundle_fd >= 0 && mounts_unmount_rootfs(c->bundle_fd, &err))
 		log_err("shim", "%s", err.msg);
@@ -180,6 +184,11 @@ void container_on_agent_lost(void *ctx)
 	loop_timer_arm(c->shim->loop, &c->lost_timer, CONTAINER_LOST_NS, container_lost_timeout, c);
 }
 
+static uint64_t container_kill_ns(const struct container *c)
+{
+	return disks_are_writable(c->disks) ? CONTAINER_KILL_DISKS_NS : CONTAINER_KILL_NS;
+}
+
 static void container_kill_timeout(void *ctx)
 {
 	struct container *c = ctx;
@@ -187,14 +196,14 @@ static void container_kill_timeout(void *ctx)
 	if (c->phase != CONTAINER_LIVE || c->init.has_exited)
 		return;
 	log_warn("shim", "killed, and not ended after %u s: ending the VM",
-		 (unsigned int)(CONTAINER_KILL_NS / 1000000000u));
+		 (unsigned int)(container_kill_ns(c) / 1000000000u));
 	container_kill_vm(c);
 }
 
 void container_expect_end(struct container *c)
 {
 	if (!c->kill_timer.loop)
-		loop_timer_arm(c->shim->loop, &c->kill_timer, CONTAINER_KILL_NS,
+		loop_timer_arm(c->shim->loop, &c->kill_timer, container_kill_ns(c),
 			       container_kill_timeout, c);
 }
 
@@ -276,6 +285,7 @@ static void container_stop(void *ctx)
 	timeline_end(&c->times, TIMELINE_END);
 	timeline_write(&c->times, c->state_fd);
 	timeline_keep(&c->times, c->id);
+	checkpoint_forget(c);
 	pause_forget(c);
 	if (c->delete_call)
 		container_delete_begin(c);
@@ -345,8 +355,10 @@ static void container_start_process(struct container *c)
 
 	timeline_begin(&c->times, TIMELINE_EXEC);
 	ref.id = c->id;
-	agent_client_call(c->agent, AGENT_START, &ref.base, container_call_timeout_ns(c),
-			  container_started, c);
+	/* One that was restored has its program, and stands still. */
+	agent_client_call(c->agent, c->is_frozen ? AGENT_THAW : AGENT_START, &ref.base,
+			  container_call_timeout_ns(c), container_started, c);
+	c->is_frozen = false;
 }
 
 static void container_network_set_up(void *ctx, const ProtobufCMessage *response,

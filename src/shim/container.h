@@ -18,6 +18,7 @@
 
 #include "agent_client.h"
 #include "containerd_task.pb-c.h"
+#include "disks.h"
 #include "forward.h"
 #include "hooks.h"
 #include "hv.h"
@@ -40,6 +41,7 @@ enum container_phase {
 };
 
 struct create;
+struct checkpoint;
 
 /* clock.c */
 struct clock_state {
@@ -59,6 +61,7 @@ struct container {
 	struct hostcgroup *cgroup; /* NULL = the host has none */
 	uint64_t mem_bytes;	   /* of the VM */
 	struct hv_vm *vm;
+	struct disks *disks;
 	struct network *network;
 	struct relay *relay;
 	struct forward *forward;
@@ -72,8 +75,10 @@ struct container {
 	uint32_t next_stream;
 	struct list held; /* requests to the agent that wait for Resume */
 	size_t nr_held;
-	struct rpc_call *pause_call; /* Pause under way */
-	uint8_t *metrics;	     /* of the moment before the pause; NULL = none */
+	struct rpc_call *pause_call;   /* Pause under way */
+	struct checkpoint *checkpoint; /* Checkpoint under way */
+	bool is_frozen;		       /* its processes, in the guest: Thaw is due */
+	uint8_t *metrics;	       /* of the moment before the pause; NULL = none */
 	size_t metrics_len;
 	uint64_t oom_kills; /* told by TaskOOM */
 	bool vm_killed;	    /* by us, in order */
@@ -117,6 +122,12 @@ int container_thaw(struct container *c, struct err *err);
 /* Copies the request; false = too many are held already. */
 bool container_hold(struct container *c, enum agent_method method, const ProtobufCMessage *request);
 void pause_forget(struct container *c);
+
+/* checkpoint.c. Answers the call now or later. */
+void container_checkpoint(struct container *c, const Ctrd__CheckpointRequest *req,
+			  struct rpc_call *call);
+/* The VM is gone: ends one under way. */
+void checkpoint_forget(struct container *c);
 
 void container_publish(struct container *c, const char *topic, const char *name,
 		       const ProtobufCMessage *event);

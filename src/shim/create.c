@@ -23,9 +23,11 @@
 #include <unistd.h>
 
 #include "bundle.h"
+#include "checkpoint.h"
 #include "cleanup.h"
 #include "container.h"
 #include "containerd_events.pb-c.h"
+#include "disks.h"
 #include "hostcgroup.h"
 #include "hostlimits.h"
 #include "io.h"
@@ -53,6 +55,8 @@ struct create {
 	struct err err;		      /* code != 0: failed, being taken back */
 	struct loop_timer fail_timer;
 	bool taking_back;
+	struct hv_checkpoint *restore; /* owned; NULL = a new container, or started already */
+	struct checkpoint_note note;   /* of that */
 };
 
 static void create_free(struct container *c)
@@ -60,6 +64,7 @@ static void create_free(struct container *c)
 	struct create *cr = take_ptr(&c->create);
 
 	loop_timer_cancel(&cr->fail_timer);
+	hv_checkpoint_free(cr->restore);
 	free(cr->kinds);
 	free(cr);
 }
@@ -169,6 +174,7 @@ static void create_publish(struct container *c)
 	e.n_rootfs = req->n_rootfs;
 	e.rootfs = req->rootfs;
 	e.io = &io;
+	e.checkpoint = req->checkpoint;
 	e.pid = (uint32_t)c->pid;
 	container_publish(c, "/tasks/create", "TaskCreate", &e.base);
 }
@@ -283,6 +289,42 @@ static void create_agent_configured(void *ctx, const ProtobufCMessage *response,
 		create_fail_code(c, code, message);
 }
 
+/* What goes on here is frozen until Start. */
+static void create_agent_adopted(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+				 const char *message)
+{
+	struct container *c = ctx;
+
+	if (code != RPC_OK) {
+		create_fail_code(c, code, message);
+		return;
+	}
+	process_set_guest_pid(&c->init,
+			      ((const VMREQ_PB(StartResponse) *)(const void *)response)->pid);
+	c->is_frozen = true;
+	timeline_end(&c->times, TIMELINE_CONTAINER);
+	timeline_begin(&c->times, TIMELINE_CLOCK);
+	clock_set(c, create_clock_set);
+}
+
+static void create_call_agent(struct container *c)
+{
+	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+	VMREQ_PB(CreateContainerRequest) * req;
+
+	if (c->ready.is_restored) {
+		ref.id = c->id;
+		agent_client_call(c->agent, AGENT_ADOPT, &ref.base, container_call_timeout_ns(c),
+				  create_agent_adopted, c);
+		return;
+	}
+	req = vmreq_create_new(c->id, c->bundle, c->spec, c->create->kinds, &c->init.io);
+	disks_describe(c->disks, req);
+	agent_client_call(c->agent, AGENT_CREATE_CONTAINER, &req->base,
+			  container_call_timeout_ns(c), create_agent_created, c);
+	vmreq_create_free(req);
+}
+
 static int create_configure(struct container *c, struct err *err)
 {
 	VMREQ_PB(ConfigureRequest) req = HARPOON__AGENT__V1__CONFIGURE_REQUEST__INIT;
@@ -310,7 +352,6 @@ static int create_configure(struct container *c, struct err *err)
 static void create_on_ready(void *ctx, const struct hv_ready *ready)
 {
 	struct container *c = ctx;
-	VMREQ_PB(CreateContainerRequest) * req;
 	struct err err = {0};
 
 	if (c->phase != CONTAINER_CREATING || c->create->err.code)
@@ -328,10 +369,7 @@ static void create_on_ready(void *ctx, const struct hv_ready *ready)
 	}
 	/* The agent takes requests of one connection in order: no need to wait for the first answer. */
 	relay_start(c->relay, c->vm, c->agent, &c->next_stream);
-	req = vmreq_create_new(c->id, c->bundle, c->spec, c->create->kinds, &c->init.io);
-	agent_client_call(c->agent, AGENT_CREATE_CONTAINER, &req->base,
-			  container_call_timeout_ns(c), create_agent_created, c);
-	vmreq_create_free(req);
+	create_call_agent(c);
 }
 
 /* ---- the bundle and the spec ---- */
@@ -362,10 +400,26 @@ static int create_open_bundle(struct container *c, struct err *err)
 	return r ? err_set(err, r, "write to the bundle's state folder") : 0;
 }
 
+static int create_open_checkpoint(struct container *c, struct err *err)
+{
+	const Ctrd__CreateTaskRequest *req = c->create->req;
+	struct checkpoint_note *note = &c->create->note;
+	int r = checkpoint_open(req->checkpoint, &c->create->restore, note, err);
+
+	if (r)
+		return r;
+	if (note->terminal != (req->terminal ? 1u : 0u))
+		return err_say(err, -EINVAL, "the container in the checkpoint has %s terminal",
+			       note->terminal ? "a" : "no");
+	c->oom_kills = note->oom_kills;
+	return 0;
+}
+
 static int create_check_request(const Ctrd__CreateTaskRequest *req, struct err *err)
 {
-	if (*req->checkpoint || *req->parent_checkpoint)
-		return err_say(err, -EOPNOTSUPP, "restoring a checkpoint is not supported yet");
+	if (*req->parent_checkpoint)
+		return err_say(err, -EOPNOTSUPP,
+			       "a checkpoint of a VM is whole: it has no parent (not supported)");
 	if (req->options && *req->options->type_url)
 		log_dbg("shim", "options of type '%s' have nothing for a VM: ignored",
 			req->options->type_url);
@@ -380,6 +434,7 @@ static int create_start_vm(struct container *c, struct err *err)
 						      .on_exit = container_on_vm_exit};
 	struct vmreq_size size;
 	struct hv_params params;
+	struct hv_disk disks[HV_DISKS_MAX];
 	int r = vmreq_size(c->spec, &c->shim->config, &size, err);
 
 	if (!r)
@@ -394,17 +449,23 @@ static int create_start_vm(struct container *c, struct err *err)
 				    .state_dir = c->state_dir,
 				    .netns_fd = network_netns(c->network),
 				    .nr_vcpus = size.nr_vcpus,
-				    .mem_bytes = size.mem_bytes};
+				    .mem_bytes = size.mem_bytes,
+				    .restore = c->create->restore};
 	params.cgroup_fds = hostcgroup_fds(c->cgroup, &params.nr_cgroup_fds);
 	c->mem_bytes = size.mem_bytes;
 	params.nics = network_nics(c->network, &params.nr_nics);
 	params.net_helper = network_helper(c->network);
+	disks_params(c->disks, disks);
+	params.disks = disks;
+	params.nr_disks = c->disks->nr;
 	r = hv_vm_new(c->shim->loop, &params, &callbacks, c, &c->vm, err);
 	if (!r)
 		r = hostlimits_begin(c, err);
 	if (!r)
 		r = hv_vm_start(c->vm, err);
 	network_vm_started(c->network);
+	disks_close(c->disks);
+	hv_checkpoint_free(take_ptr(&c->create->restore));
 	if (!r)
 		c->pid = hv_vm_pid(c->vm);
 	return r;
@@ -412,15 +473,16 @@ static int create_start_vm(struct container *c, struct err *err)
 
 /* ---- file systems ---- */
 
-static int create_mount_rootfs(struct container *c, struct err *err)
+static int create_rootfs_entries(const struct container *c, struct mounts_entry **ret,
+				 struct err *err)
 {
 	const Ctrd__CreateTaskRequest *req = c->create->req;
-	cleanup_free struct mounts_entry *entries = NULL;
+	struct mounts_entry *entries;
 
 	if (req->n_rootfs > MOUNTS_MAX)
 		return err_say(err, -E2BIG, "root file system: %zu mounts, at most %d",
 			       req->n_rootfs, MOUNTS_MAX);
-	entries = xcalloc(req->n_rootfs, sizeof(*entries));
+	*ret = entries = xcalloc(req->n_rootfs, sizeof(*entries));
 	for (size_t i = 0; i < req->n_rootfs; i++) {
 		const Ctrd__Mount *m = req->rootfs[i];
 
@@ -430,7 +492,25 @@ static int create_mount_rootfs(struct container *c, struct err *err)
 						   .options = m->options,
 						   .nr_options = m->n_options};
 	}
-	return mounts_mount_rootfs(c->bundle_fd, entries, req->n_rootfs, err);
+	return 0;
+}
+
+static int create_open_disks(struct container *c, struct err *err)
+{
+	cleanup_free struct mounts_entry *entries = NULL;
+	int r = create_rootfs_entries(c, &entries, err);
+
+	return r ? r
+		 : disks_new(c->spec, c->bundle_fd, entries, c->create->req->n_rootfs, &c->disks,
+			     err);
+}
+
+static int create_mount_rootfs(struct container *c, struct err *err)
+{
+	cleanup_free struct mounts_entry *entries = NULL;
+	int r = create_rootfs_entries(c, &entries, err);
+
+	return r ? r : mounts_mount_rootfs(c->bundle_fd, entries, c->create->req->n_rootfs, err);
 }
 
 static int create_share(struct container *c, const char *name, const char *path, bool recursive,
@@ -453,6 +533,20 @@ static int create_share_root(struct container *c, struct err *err)
 	return create_share(c, VMREQ_SHARE_ROOT, c->spec->root_path, true, flags, err);
 }
 
+/* The guest makes the root of disks, and of folders that go with them. */
+static int create_share_layers(struct container *c, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < c->disks->nr_shares && !r; i++) {
+		const struct disks_share *s = &c->disks->shares[i];
+
+		r = create_share(c, s->name, s->path, true, s->read_only ? HV_SHARE_READ_ONLY : 0,
+				 err);
+	}
+	return r;
+}
+
 /* A unix socket cannot be shared as a file: what listens at it is on the host. */
 static int create_mount_socket(struct container *c, size_t i, struct err *err)
 {
@@ -471,6 +565,10 @@ static int create_share_mount(struct container *c, size_t i, struct err *err)
 	char name[VMREQ_SHARE_NAME_LEN];
 	int r;
 
+	if (c->disks->of_mount[i] >= 0) {
+		c->create->kinds[i] = VMREQ_MOUNT_DISK;
+		return 0;
+	}
 	if (!m->bind)
 		return 0;
 	r = create_mount_socket(c, i, err);
@@ -491,10 +589,15 @@ static int create_share_mount(struct container *c, size_t i, struct err *err)
 
 static int create_share_all(struct container *c, struct err *err)
 {
-	int r = create_mount_rootfs(c, err);
+	int r = 0;
 
-	if (!r)
-		r = create_share_root(c, err);
+	if (disks_make_root(c->disks)) {
+		r = create_share_layers(c, err);
+	} else {
+		r = create_mount_rootfs(c, err);
+		if (!r)
+			r = create_share_root(c, err);
+	}
 	if (r)
 		return r;
 	c->relay = relay_new(c->shim->loop, c->spec);
@@ -562,8 +665,12 @@ static int create_run(struct container *c, struct err *err)
 		r = create_open_bundle(c, err);
 	if (!r)
 		r = create_read_spec(c, err);
+	if (!r && *req->checkpoint)
+		r = create_open_checkpoint(c, err);
 	timeline_end(&c->times, TIMELINE_SPEC);
 	timeline_begin(&c->times, TIMELINE_PROCESSES);
+	if (!r)
+		r = create_open_disks(c, err);
 	if (!r)
 		r = create_start_vm(c, err);
 	timeline_end(&c->times, TIMELINE_PROCESSES);
@@ -574,7 +681,11 @@ static int create_run(struct container *c, struct err *err)
 	if (r)
 		return r;
 	timeline_begin(&c->times, TIMELINE_STDIO);
-	taskio_number(&c->init.io, &c->next_stream);
+	if (*req->checkpoint)
+		taskio_renumber(&c->init.io, c->create->note.streams);
+	else
+		taskio_number(&c->init.io, &c->next_stream);
+	c->next_stream = MAX(c->next_stream, c->create->note.next_stream);
 	taskio_open(&c->init.io, create_stdio_opened, c);
 	create_start_hooks(c);
 	return 0;

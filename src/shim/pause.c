@@ -90,28 +90,48 @@ static void pause_publish(struct container *c, const char *topic, const char *na
 	container_publish(c, topic, name, &e.base);
 }
 
-static void pause_now(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
-		      const char *message)
+static void pause_failed(struct container *c, enum rpc_code code, const char *message)
+{
+	struct rpc_call *call = take_ptr(&c->pause_call);
+
+	pause_forget(c);
+	if (call)
+		rpc_fail(call, code, "%s", message);
+}
+
+static bool pause_is_too_late(const struct container *c)
+{
+	return c->phase != CONTAINER_LIVE || c->init.has_exited;
+}
+
+/* Not earlier is it answered: nothing of the container runs any more. */
+static void pause_stopped(void *ctx, const char *error)
 {
 	struct container *c = ctx;
-	struct rpc_call *call = take_ptr(&c->pause_call);
-	struct err err = {0};
 
-	if (c->phase != CONTAINER_LIVE || c->init.has_exited || code == RPC_UNAVAILABLE ||
-	    code == RPC_CANCELED) {
-		rpc_fail(call, RPC_UNKNOWN, "cannot pause a stopped container");
-		return;
-	}
-	if (code == RPC_OK)
-		c->metrics = stats_pack((const void *)response, c->cgroup, &c->metrics_len);
-	if (hv_vm_pause(c->vm, &err)) {
-		pause_forget(c);
-		rpc_fail_err(call, &err);
+	if (error || pause_is_too_late(c)) {
+		pause_failed(c, RPC_UNKNOWN, error ? error : "cannot pause a stopped container");
 		return;
 	}
 	c->init.state = TASK_PAUSED;
 	pause_publish(c, "/tasks/paused", "TaskPaused");
-	rpc_reply_empty(call);
+	rpc_reply_empty(take_ptr(&c->pause_call));
+}
+
+static void pause_now(void *ctx, const ProtobufCMessage *response, enum rpc_code code,
+		      const char *message)
+{
+	struct container *c = ctx;
+	struct err err = {0};
+
+	if (pause_is_too_late(c) || code == RPC_UNAVAILABLE || code == RPC_CANCELED) {
+		pause_failed(c, RPC_UNKNOWN, "cannot pause a stopped container");
+		return;
+	}
+	if (code == RPC_OK)
+		c->metrics = stats_pack((const void *)response, c->cgroup, &c->metrics_len);
+	if (hv_vm_pause(c->vm, pause_stopped, c, &err))
+		pause_failed(c, rpc_code_from_errno(err.code), err.msg);
 }
 
 void container_pause(struct container *c, struct rpc_call *call)
@@ -128,9 +148,23 @@ void container_pause(struct container *c, struct rpc_call *call)
 		rpc_fail(call, RPC_UNKNOWN, "cannot pause a paused container");
 		return;
 	}
+	if (c->checkpoint) {
+		rpc_fail(call, RPC_UNKNOWN, "cannot pause a container that is being checkpointed");
+		return;
+	}
 	c->pause_call = call;
 	ref.id = c->id;
 	agent_client_call(c->agent, AGENT_STATS, &ref.base, PAUSE_STATS_LIMIT_NS, pause_now, c);
+}
+
+static void pause_thaw(struct container *c)
+{
+	VMREQ_PB(ProcessRef) ref = HARPOON__AGENT__V1__PROCESS_REF__INIT;
+
+	c->is_frozen = false;
+	ref.id = c->id;
+	agent_client_call(c->agent, AGENT_THAW, &ref.base, container_call_timeout_ns(c),
+			  pause_held_sent, NULL);
 }
 
 int container_thaw(struct container *c, struct err *err)
@@ -142,6 +176,9 @@ int container_thaw(struct container *c, struct err *err)
 	c->init.state = TASK_RUNNING;
 	/* It stood still with the VM. */
 	clock_set(c, NULL);
+	/* A checkpoint was made meanwhile. */
+	if (c->is_frozen)
+		pause_thaw(c);
 	pause_send_held(c);
 	pause_forget(c);
 	return 0;
@@ -153,6 +190,10 @@ void container_resume(struct container *c, struct rpc_call *call)
 
 	if (!process_check(&c->init, TASK_OP_RESUME, call))
 		return;
+	if (c->checkpoint) {
+		rpc_fail(call, RPC_UNKNOWN, "cannot resume a container that is being checkpointed");
+		return;
+	}
 	if (container_thaw(c, &err)) {
 		rpc_fail_err(call, &err);
 		return;

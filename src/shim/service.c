@@ -292,9 +292,8 @@ static void service_checkpoint(struct rpc_call *call, const ProtobufCMessage *m,
 	const Ctrd__CheckpointRequest *req = (const void *)m;
 	struct container *c = service_container(ctx, req->id, call);
 
-	if (c && process_check(&c->init, TASK_OP_CHECKPOINT, call))
-		rpc_fail(call, RPC_UNIMPLEMENTED,
-			 "checkpointing a container in a VM is not supported: not implemented");
+	if (c)
+		container_checkpoint(c, req, call);
 }
 
 #define SERVICE(method, in_type, out_type, handler) \

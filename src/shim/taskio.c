@@ -138,6 +138,19 @@ void taskio_number(struct taskio *io, uint32_t *next)
 		io->s[i].id = *io->s[i].path ? (*next)++ : 0;
 }
 
+void taskio_renumber(struct taskio *io, const uint32_t *ids)
+{
+	for (size_t i = 0; i < TASKIO_MAX; i++) {
+		struct taskio_stream *s = &io->s[i];
+
+		s->id = ids[i];
+		if (!s->id)
+			*s->path = '\0';
+		else if (!*s->path)
+			s->fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	}
+}
+
 /* Opens and checks one end. -ENXIO: nobody reads yet. */
 static int taskio_open_end(const struct taskio_stream *s, const char *name, int flags,
 			   struct err *err)

@@ -74,6 +74,11 @@ void taskio_done(struct taskio *io);
 
 /* Gives every wanted stream a number, counting *next up. */
 void taskio_number(struct taskio *io, uint32_t *next);
+/*
+ * For a process that has streams already, of these numbers (TASKIO_MAX; 0 = none): what the client does not want of
+ * it comes from and goes to /dev/null, and what it wants and there is not is over.
+ */
+void taskio_renumber(struct taskio *io, const uint32_t *ids);
 
 /*
  * Opens the FIFOs, waiting for the client's readers; then calls opened (err->code 0 = all open), never

@@ -274,6 +274,7 @@ static void vmreq_mount(VMREQ_PB(Mount) * m, const struct oci_mount *o, size_t i
 		m->flags &= ~(uint64_t)(MS_BIND | MS_REC);
 		break;
 	case VMREQ_MOUNT_PLAIN:
+	case VMREQ_MOUNT_DISK:
 		m->type = vmreq_text(o->type);
 		m->source = vmreq_text(o->source);
 		m->data = vmreq_text(o->data);

@@ -37,6 +37,7 @@ enum vmreq_mount_kind {
 	VMREQ_MOUNT_PLAIN,  /* as the spec says: the guest mounts it */
 	VMREQ_MOUNT_SHARE,  /* a tree of the host, exported as vmreq_share_name() */
 	VMREQ_MOUNT_SOCKET, /* a unix socket: the agent listens in its place, as vmreq_socket_id() */
+	VMREQ_MOUNT_DISK,   /* a disk of the VM: see disks.h, which completes the request */
 	VMREQ_MOUNT_OWN,    /* a kernel tree of the host was asked for: the guest gives its own */
 };
 

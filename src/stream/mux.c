@@ -47,22 +47,31 @@ void mux_send(struct mux *m, uint32_t id, enum mux_type type, const void *payloa
 	buf_commit(&m->out, MUX_HEADER_LEN + len);
 }
 
+/* How much of the output may go now. */
+static size_t mux_out_len(const struct mux *m)
+{
+	return m->holds ? m->hold_len : m->out.len;
+}
+
 static void mux_flush(struct mux *m)
 {
-	while (m->out.len) {
-		ssize_t n = write(m->fd, buf_head(&m->out), m->out.len);
+	while (mux_out_len(m)) {
+		ssize_t n = write(m->fd, buf_head(&m->out), mux_out_len(m));
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno != EAGAIN) {
 			/* What the peer sent before it went is still to be read. */
 			m->out_dead = true;
+			m->hold_len = 0;
 			buf_done(&m->out);
 			mux_kick(m);
 		}
 		if (n <= 0)
 			return;
 		buf_consume(&m->out, (size_t)n);
+		if (m->holds)
+			m->hold_len -= (size_t)n;
 	}
 }
 
@@ -81,7 +90,7 @@ static void mux_on_trim(void *ctx)
 
 static void mux_pump(struct mux *m)
 {
-	if (m->out.len > MUX_OUT_LOW || m->out_dead)
+	if (m->out.len > MUX_OUT_LOW || m->out_dead || m->holds)
 		return;
 	while (!m->err && m->out.len < MUX_OUT_HIGH && !list_is_empty(&m->ready)) {
 		struct mux_stream *s = list_entry(m->ready.next, struct mux_stream, ready);
@@ -100,7 +109,7 @@ static void mux_work(struct mux *m)
 	if (m->err)
 		return;
 	/* A stream still in `ready` can go on as soon as the channel takes more. */
-	if (!m->out_dead && (m->out.len || !list_is_empty(&m->ready)))
+	if (!m->out_dead && (mux_out_len(m) || (!m->holds && !list_is_empty(&m->ready))))
 		events |= EPOLLOUT;
 	loop_watch_set(m->watch, events);
 	if (!m->trim.loop && (m->in || m->out.data))
@@ -165,16 +174,93 @@ void mux_kick(struct mux *m)
 		loop_timer_arm(m->loop, &m->kick, 0, mux_on_kick, m);
 }
 
-static int mux_frame(struct mux *m, const struct mux_frame *f, const uint8_t *payload)
+static int mux_on_hello(struct mux *m, const uint8_t *data, size_t len)
 {
-	if (f->type != MUX_HELLO)
-		return mux_stream_frame(m, f, payload);
 	if (m->hello_got)
 		return mux_violation(m, 0, "second hello");
 	m->hello_got = true;
 	if (m->cb.on_hello)
-		m->cb.on_hello(m->ctx, payload, f->len);
+		m->cb.on_hello(m->ctx, data, len);
 	return 0;
+}
+
+/* Everything in the output now may go, and nothing that comes after it. */
+static void mux_stop_sending(struct mux *m, enum mux_type last)
+{
+	mux_send(m, 0, last, NULL, 0);
+	m->holds = true;
+	m->hold_len = m->out.len;
+}
+
+static void mux_on_restart(struct mux *m)
+{
+	/* Of the streams' former life, and never sent. */
+	buf_consume(&m->out, m->out.len);
+	m->holds = m->hello_got = false;
+	mux_stream_restart_all(m);
+	m->cb.on_restart(m->ctx);
+}
+
+static int mux_on_held(struct mux *m)
+{
+	if (!m->holds || m->held || m->cb.on_restart)
+		return mux_violation(m, 0, "it holds unasked");
+	m->held = true;
+	if (m->cb.on_held)
+		m->cb.on_held(m->ctx);
+	return 0;
+}
+
+/* What the host says to a guest that is to be saved, or was. */
+static int mux_on_order(struct mux *m, enum mux_type order)
+{
+	if (!m->cb.on_restart || m->holds == (order == MUX_HOLD))
+		return mux_violation(m, 0, "an order out of place");
+	if (order == MUX_HOLD)
+		mux_stop_sending(m, MUX_HELD);
+	else if (order == MUX_GO)
+		m->holds = false;
+	else
+		mux_on_restart(m);
+	return 0;
+}
+
+static int mux_frame(struct mux *m, const struct mux_frame *f, const uint8_t *payload)
+{
+	if (f->type == MUX_HELLO)
+		return mux_on_hello(m, payload, f->len);
+	if (f->type == MUX_HELD)
+		return mux_on_held(m);
+	if (f->type >= MUX_HOLD)
+		return mux_on_order(m, f->type);
+	return mux_stream_frame(m, f, payload);
+}
+
+int mux_hold(struct mux *m)
+{
+	if (m->err || m->out_dead)
+		return -EPIPE;
+	if (m->holds)
+		return -EBUSY;
+	m->held = false;
+	mux_stop_sending(m, MUX_HOLD);
+	mux_kick(m);
+	return 0;
+}
+
+void mux_go(struct mux *m)
+{
+	if (!m->holds)
+		return;
+	m->holds = m->held = false;
+	mux_send(m, 0, MUX_GO, NULL, 0);
+	mux_kick(m);
+}
+
+void mux_restart(struct mux *m)
+{
+	mux_send(m, 0, MUX_RESTART, NULL, 0);
+	mux_kick(m);
 }
 
 /* All whole frames in the input; the rest moves to its front. */

@@ -53,6 +53,14 @@ struct mux_callbacks {
 	void (*on_broken)(void *ctx, int err);
 	/* Whatever came from the peer, before it is acted on; may call nothing here. Usually NULL. */
 	void (*on_input)(void *ctx, const void *data, size_t len);
+	/* After mux_hold(): nothing more comes from the peer. */
+	void (*on_held)(void *ctx);
+	/*
+	 * The guest's side only, which obeys its host; NULL = requests of this kind break the protocol. The peer
+	 * is another one from now on (mux_restart()): streams of MUX_STREAM_FIRST_FREE and above are as they
+	 * were, others are over. The owner detaches what it does not want to go on with, and greets.
+	 */
+	void (*on_restart)(void *ctx);
 };
 
 /* fd: the channel, owned by the mux from here on (made non-blocking). */
@@ -65,6 +73,17 @@ void mux_free(struct mux *mux);
  * on as another one. From the loop. -EMSGSIZE: more than a channel's input buffer holds.
  */
 int mux_feed(struct mux *mux, const void *data, size_t len);
+
+/*
+ * For a guest that is saved while it has streams, and goes on later with another host's process. mux_hold(): the
+ * peer is asked to stop sending; on_held follows, and then both directions of the channel are empty and stay so,
+ * whatever happens on the streams meanwhile. -EBUSY: it is held already. mux_go() ends it, and nobody notices. Or
+ * the guest is restored elsewhere: there a new mux says mux_restart() first of all, attaches the numbers that were
+ * in use, and every byte that was under way comes out once.
+ */
+int mux_hold(struct mux *mux);
+void mux_go(struct mux *mux);
+void mux_restart(struct mux *mux);
 
 /* Sends the greeting; len at most MUX_HELLO_MAX. */
 int mux_send_hello(struct mux *mux, const void *data, size_t len);

@@ -1,7 +1,7 @@
 /*
  * Frames of the stream multiplexer: an 8 byte header, then up to MUX_PAYLOAD_MAX bytes. Little endian.
  *
- *   0  u32  stream number; 0 only for HELLO
+ *   0  u32  stream number; 0 only for HELLO and what is about the channel itself
  *   4  u8   type
  *   5  u8   reserved, 0
  *   6  u16  length of the payload
@@ -29,6 +29,11 @@ enum mux_type {
 	MUX_FIN,   /* no more DATA from the sender, everything was sent */
 	MUX_RESET, /* no more DATA from the sender, cut short */
 	MUX_STOP,  /* the sender takes no more DATA */
+	/* Of the channel, for a guest that is saved with streams open: see mux_hold(). */
+	MUX_HOLD,    /* send nothing after the answer */
+	MUX_HELD,    /* the answer */
+	MUX_GO,	     /* go on as before */
+	MUX_RESTART, /* I am another one: open what you have anew, and greet */
 	MUX_TYPE_MAX
 };
 
@@ -81,7 +86,7 @@ static inline int mux_frame_decode(const uint8_t in[MUX_HEADER_LEN], struct mux_
 		return -EPROTO;
 	if (f.len < lens[f.type].min || f.len > lens[f.type].max)
 		return -EPROTO;
-	if ((f.stream == 0) != (f.type == MUX_HELLO))
+	if ((f.stream == 0) != (f.type == MUX_HELLO || f.type >= MUX_HOLD))
 		return -EPROTO;
 	*ret = f;
 	return 0;

@@ -36,6 +36,9 @@ struct mux {
 	uint32_t nr_local;   /* in the table, attached here at some time */
 	uint32_t nr_pending; /* in the table, the peer's only */
 	bool hello_got;
+	bool holds; /* only hold_len bytes of the output may still go */
+	bool held;  /* the peer has sent its last byte */
+	size_t hold_len;
 	bool out_dead; /* the peer takes nothing any more; what it sent before is still read */
 	bool told;
 	bool freed;
@@ -96,6 +99,8 @@ int mux_violation(struct mux *m, uint32_t id, const char *what);
 /* mux_stream.c */
 /* One frame from the peer for a stream. 0 or -EPROTO. */
 int mux_stream_frame(struct mux *m, const struct mux_frame *f, const uint8_t *payload);
+/* The peer is another one: streams with an owner are opened anew, all else of them is forgotten. */
+void mux_stream_restart_all(struct mux *m);
 /* Reads one frame's worth from a stream taken off mux.ready into the output. */
 void mux_stream_pump(struct mux_stream *s);
 /* Closes the stream's descriptors and has its owner told. */

@@ -508,6 +508,50 @@ int mux_stream_frame(struct mux *m, const struct mux_frame *f, const uint8_t *pa
 	}
 }
 
+/* ---- another peer ---- */
+
+/* It goes on: what came and was not delivered is still here, what was sent has arrived. */
+static void mux_stream_reopen(struct mux_stream *s)
+{
+	uint8_t credit[4];
+
+	s->peer_open = s->stop_got = s->stop_sent = s->rx_ended = s->rx_reset = false;
+	s->tx_credit = s->rx_unacked = 0;
+	s->rx_credit = MUX_WINDOW - (uint32_t)s->rx.len;
+	mux_stream_want(s, MUX_R, 0);
+	list_remove(&s->ready);
+	mux_put_u32(credit, s->rx_credit);
+	mux_send(s->mux, s->id, MUX_OPEN, credit, sizeof(credit));
+	if (s->tx_ended)
+		mux_send(s->mux, s->id, MUX_FIN, NULL, 0);
+	if (s->fd[MUX_W] < 0)
+		mux_stream_stop(s);
+}
+
+static void mux_stream_restart(struct mux_stream *s)
+{
+	if (s->attached && s->id >= MUX_STREAM_FIRST_FREE) {
+		mux_stream_reopen(s);
+		return;
+	}
+	s->tx_ended = s->rx_ended = true;
+	mux_stream_leave_table(s);
+	list_remove(&s->ready);
+	if (s->attached)
+		mux_stream_cut(s, -ECONNRESET);
+	else
+		mux_stream_free(s);
+}
+
+void mux_stream_restart_all(struct mux *m)
+{
+	struct mux_stream *s;
+
+	for (size_t i = 0; i < MUX_BUCKETS; i++)
+		list_for_each (s, &m->table[i], hash)
+			mux_stream_restart(s);
+}
+
 /* ---- the owner's side ---- */
 
 void mux_stream_cut(struct mux_stream *s, int err)

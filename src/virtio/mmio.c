@@ -515,6 +515,17 @@ static int virtio_mmio_check_state(const struct virtio_mmio *m, const struct vir
 	return 0;
 }
 
+void virtio_mmio_interrupt_again(struct virtio_mmio *m)
+{
+	bool pending;
+
+	pthread_mutex_lock(&m->irq_lock);
+	pending = m->s.interrupt_status;
+	pthread_mutex_unlock(&m->irq_lock);
+	if (pending)
+		virtio_mmio_interrupt(m);
+}
+
 int virtio_mmio_restore(struct virtio_mmio *m, const struct virtio_mmio_state *state)
 {
 	int r = virtio_mmio_check_state(m, state);

@@ -90,3 +90,9 @@ void virtio_mmio_save(struct virtio_mmio *m, struct virtio_mmio_state *ret);
  * it; -EINVAL or -EFAULT leaves a device as after a reset. The device's own state is restored before.
  */
 int virtio_mmio_restore(struct virtio_mmio *m, const struct virtio_mmio_state *state);
+/*
+ * Raises the interrupt of a device that has told something that its driver has not acknowledged. After a restore, when
+ * the interrupt controllers are there: the edge may have been lost on its way. One too many does no harm, the
+ * driver looks at the status.
+ */
+void virtio_mmio_interrupt_again(struct virtio_mmio *m);

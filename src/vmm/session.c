@@ -17,6 +17,7 @@
 
 #include "cleanup.h"
 #include "confine.h"
+#include "dev/balloon.h"
 #include "dev/virtiofs.h"
 #include "devices.h"
 #include "io.h"
@@ -31,6 +32,14 @@
 
 #define SESSION_NETSTREAMS_MAX 8
 
+/*
+ * Linux reports free pages some two seconds after it has begun to, and again after each round that left some.
+ * A machine saved before would have every clone do it, and touch all that the kernel knows of its memory.
+ */
+#define SESSION_SETTLE_STEP_NS 500000000ull
+#define SESSION_SETTLE_QUIET 5 /* steps */
+#define SESSION_SETTLE_MAX 40
+
 enum session_state { SESSION_EMPTY, SESSION_BUILDING, SESSION_RUNNING, SESSION_OVER };
 
 struct session {
@@ -41,6 +50,10 @@ struct session {
 	enum session_state state;
 	int save_fd; /* owned; where the state goes once the vCPUs stand still, -1 = nowhere */
 	bool saveable, saved;
+	struct virtio_device *balloon; /* the machine's; NULL = none */
+	struct loop_timer settle;      /* before a save */
+	uint64_t settle_reported;
+	unsigned int settle_quiet, settle_steps;
 	struct machine *machine; /* owned */
 	struct outbox outbox;
 	struct streams streams;
@@ -192,7 +205,11 @@ static int session_device(struct session *s, const struct vmm_request *req, int 
 	struct virtio_device *dev = NULL;
 	int r = session_new_device(s, req, fds, &dev, err);
 
-	return r ? r : machine_add_device(s->machine, dev, err);
+	if (!r)
+		r = machine_add_device(s->machine, dev, err);
+	if (!r && req->device.kind == VMM_DEVICE_BALLOON)
+		s->balloon = dev;
+	return r;
 }
 
 /* On each thread but the loop's. There is nobody to report to, and nothing to go on with. */
@@ -241,11 +258,30 @@ static int session_restore(struct session *s, const struct vmm_request *req, int
 
 	if (r)
 		return r;
-	streams_resume(&s->streams);
+	r = streams_resume(&s->streams);
+	if (r)
+		return err_set(err, r, "ask the restored agent to greet");
 	/* No copy of them stays with a guest. */
 	cleanup_closep(&fds[0]);
 	cleanup_closep(&fds[1]);
 	return session_run(s, err);
+}
+
+/* Has the guest given back what it does not use? */
+static void session_on_settle(void *ctx)
+{
+	struct session *s = ctx;
+	struct virtio_balloon_counts counts = {0};
+
+	if (s->balloon)
+		virtio_balloon_get_counts(s->balloon, &counts);
+	s->settle_quiet = counts.reported == s->settle_reported ? s->settle_quiet + 1 : 0;
+	s->settle_reported = counts.reported;
+	if (!s->balloon || s->settle_quiet == SESSION_SETTLE_QUIET ||
+	    ++s->settle_steps == SESSION_SETTLE_MAX)
+		machine_pause(s->machine);
+	else
+		loop_timer_arm(s->loop, &s->settle, SESSION_SETTLE_STEP_NS, session_on_settle, s);
 }
 
 static int session_save(struct session *s, const struct vmm_request *req, int *fds, struct err *err)
@@ -253,7 +289,7 @@ static int session_save(struct session *s, const struct vmm_request *req, int *f
 	if (!s->saveable || s->saved || s->save_fd >= 0)
 		return err_say(err, -EPROTO, "this machine is not to be saved");
 	s->save_fd = take_fd(&fds[0]);
-	machine_pause(s->machine);
+	session_on_settle(s);
 	return 0;
 }
 
@@ -272,6 +308,7 @@ static int session_save_memory(struct session *s, const struct vmm_request *req,
 static int session_pause(struct session *s, const struct vmm_request *req, int *fds,
 			 struct err *err)
 {
+	streams_set_paused(&s->streams, true);
 	machine_pause(s->machine);
 	return 0;
 }
@@ -281,6 +318,7 @@ static int session_resume(struct session *s, const struct vmm_request *req, int 
 {
 	if (s->saved || s->save_fd >= 0)
 		return err_say(err, -EPROTO, "a saved machine stands still");
+	streams_set_paused(&s->streams, false);
 	machine_run(s->machine);
 	session_tell(s, VMM_EVENT_RESUMED, 0, "");
 	return 0;
@@ -468,6 +506,7 @@ void session_free(struct session *s)
 	if (!s)
 		return;
 	loop_watch_remove(s->watch);
+	loop_timer_cancel(&s->settle);
 	/* Ends streams; what they still say goes nowhere. */
 	machine_free(s->machine);
 	streams_done(&s->streams);

@@ -185,7 +185,12 @@ int snapshot_restore(const struct snapshot_parts *p, int fd, struct err *err)
 		r = err_say(err, -EPROTO, "the saved machine is another one than this");
 	for (unsigned int i = 0; i < p->nr_devices && !r; i++)
 		r = snapshot_restore_device(p->devices[i], fd, err);
-	return r ? r : snapshot_restore_vcpus(p, fd, err);
+	if (!r)
+		r = snapshot_restore_vcpus(p, fd, err);
+	/* Between irqfd and interrupt controller an edge may be under way, which no state of KVM's holds. */
+	for (unsigned int i = 0; i < p->nr_devices && !r; i++)
+		virtio_mmio_interrupt_again(p->devices[i]);
+	return r;
 }
 
 /* ---- memory ---- */

@@ -138,11 +138,19 @@ static void streams_on_greeted(void *ctx, int error)
 	s->cb.on_hello(s->ctx, hello, n > 0 ? (size_t)n : 0);
 }
 
-void streams_resume(struct streams *s)
+int streams_resume(struct streams *s)
 {
-	s->greeting = s->greeted = true;
-	cleanup_closep(&s->hello_r);
-	cleanup_closep(&s->hello_w);
+	s->greeting = true;
+	if (!s->dev)
+		return -ENOTCONN;
+	return vsock_connect(s->dev, AGENT_VSOCK_GREET, AGENT_VSOCK_PORT, -1, take_fd(&s->hello_w),
+			     streams_on_greeted, s, NULL);
+}
+
+void streams_set_paused(struct streams *s, bool paused)
+{
+	if (s->dev)
+		vsock_set_paused(s->dev, paused);
 }
 
 /* No container runs before the agent has greeted: the first to come is the agent. */

@@ -3,8 +3,8 @@
  * handed over and the agent in the guest. Loop's thread.
  *
  * The agent greets by connecting to AGENT_VSOCK_PORT of the host once; afterwards it only listens on
- * that port, and stream N is a connection from port N of the host: the number needs no header. Streams
- * attached before the greeting wait for it.
+ * that port, and stream N is a connection from port N of the host: the number needs no header. In a restored
+ * machine it is asked to greet (AGENT_VSOCK_GREET). Streams attached before the greeting wait for it.
  */
 #pragma once
 
@@ -41,8 +41,10 @@ void streams_done(struct streams *s);
 /* The device that carries them, once. */
 int streams_new_device(struct streams *s, uint64_t cid, struct virtio_device **ret,
 		       struct err *err);
-/* The agent has greeted in an earlier life: streams connect at once. */
-void streams_resume(struct streams *s);
+/* The agent has greeted in an earlier life, and is asked to do so again. The machine is restored, and does not run. */
+int streams_resume(struct streams *s);
+/* The guest stands still, or runs again: what waits for its answer waits as long as it takes. */
+void streams_set_paused(struct streams *s, bool paused);
 /* rfd, wfd: taken over. A failure is reported by on_done, as everything about streams is. */
 void streams_attach(struct streams *s, uint32_t id, int rfd, int wfd);
 /* Nothing when it has ended. */

@@ -1,5 +1,5 @@
 /*
- * Control protocol between the shim (hv/kvm.c) and harpoon-vmm, over one SOCK_SEQPACKET socket pair: fixed-size
+ * Control protocol between the shim (hv/kvm_launch.c) and harpoon-vmm, over one SOCK_SEQPACKET socket pair: fixed-size
  * messages, requests with descriptors one way, events without any the other way. End of file ends the VM.
  *
  * Order: MACHINE, DEVICE any number of times, START or RESTORE; then the rest in any order. A request that fails
@@ -25,7 +25,7 @@ enum vmm_op {
 	/* flags: VMM_START_*. */
 	VMM_OP_START,
 	/* In place of START: a machine of the same shape that was saved. Descriptors: its state, its memory
-	 * (both read only). Its agent has greeted already. */
+	 * (both read only). Its agent is asked to greet once more. */
 	VMM_OP_RESTORE,
 	VMM_OP_PAUSE,
 	VMM_OP_RESUME,

@@ -3,9 +3,11 @@
  * virtio-mmio device it finds with random and with targeted garbage. It needs 64 MiB of memory and one
  * processor, speaks over the serial port, and ends by the reset port.
  *
- * Command line: seed=N rounds=N last=BITS. Rounds go on over all devices in turn; whatever a device does in
- * answer is fine, as long as its registers still read. `last` chooses what may kill the guest itself at the
- * end (1: pages of its own code into the balloon and below writable buffers).
+ * Command line: seed=N rounds=N last=BITS greet=1. Rounds go on over all devices in turn; whatever a device
+ * does in answer is fine, as long as its registers still read. `last` chooses what may kill the guest itself
+ * at the end (1: pages of its own code into the balloon and below writable buffers). With greet=1 its vsock
+ * packets go to the port where the host awaits the agent's greeting; that may end the VM before its last
+ * round, because what it says there is no greeting.
  *
  * Memory: program and stack below 4 MiB; rings in the pages from RINGS on; the arena is where addresses
  * usually point, so that the guest survives what devices write.
@@ -402,6 +404,9 @@ static void put64(uint64_t at, uint64_t v)
 	write32(at + 4, (uint32_t)(v >> 32));
 }
 
+/* The host's port for most packets: where nobody listens, or AGENT_VSOCK_PORT (src/agent/agent_hello.h). */
+static uint32_t vsock_port = 1025;
+
 /* virtio-vsock, 5.10.6: plausible ports and operations, credit and lengths that lie. */
 static uint32_t fill_vsock(uint64_t at)
 {
@@ -410,7 +415,7 @@ static uint32_t fill_vsock(uint64_t at)
 	put64(at, one_in(20) ? rnd() : 3);
 	put64(at + 8, one_in(20) ? rnd() : 2);
 	write32(at + 16, 1000 + rnd() % 16);
-	write32(at + 20, one_in(2) ? 1024 : rnd() % 2048);
+	write32(at + 20, one_in(2) ? vsock_port : 1025 + rnd() % 1024);
 	write32(at + 24, one_in(10) ? odd_number() : len);
 	put16(at + 28, one_in(20) ? rnd() : 1);
 	put16(at + 30, one_in(20) ? rnd() : rnd() % 9);
@@ -638,6 +643,8 @@ void evil_main(const uint8_t *boot_params)
 	const char *line = (const char *)(uint64_t) * (const uint32_t *)(boot_params + 0x228);
 	uint64_t rounds = option(line, "rounds=", 100), last = option(line, "last=", 0);
 
+	if (option(line, "greet=", 0))
+		vsock_port = 1024;
 	state = option(line, "seed=", 1) * 0x9e3779b97f4a7c15ull + 1;
 	map_devices();
 	find_devices();

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from harpoonlib import ttrpc
-from harpoonlib.containerd import wait_until
+from harpoonlib.containerd import pss_kib, wait_until
 
 MIB = 1 << 20
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
@@ -105,6 +105,27 @@ def test_update_changes_host_and_guest(box):
             "type_url": "x", "value": b'{"memory":{"limit":4096,"checkBeforeUpdate":true}}'})
         assert code and "checkBeforeUpdate" in text, text
     assert stats(box, name)["memory"]["usage_limit"] == 1024 * MIB
+    box.kill_and_delete(name)
+
+
+def memory_of_the_vm(box, name):
+    """KiB of the host's memory that the VM's processes have, shared pages by their part."""
+    return sum(pss_kib(pid) for program, pids in box.processes(name).items() if "shim" not in program for pid in pids)
+
+
+@pytest.mark.harpoon
+def test_memory_that_the_guest_freed_is_the_hosts_again(box):
+    """Of 200 MiB that a container has used, no more than a fifth stays with its VM."""
+    name = box.detached("sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.2; done; rm /dev/shm/x; sleep 1000",
+                        options=["--mount", "type=tmpfs,src=tmpfs,dst=/dev/shm,options=size=300m"])
+    before = memory_of_the_vm(box, name)
+    box.execute(name, "dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=200")
+    assert memory_of_the_vm(box, name) > before + 190 * 1024
+    box.execute(name, "touch", "/tmp/go")
+    assert wait_until(lambda: memory_of_the_vm(box, name) < before + 40 * 1024, 30, 0.5), (
+        before, memory_of_the_vm(box, name))
+    # And it is there to be used once more
+    box.execute(name, "dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=200")
     box.kill_and_delete(name)
 
 

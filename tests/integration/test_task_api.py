@@ -204,8 +204,6 @@ def test_both_versions_of_the_service(box):
             assert client.call("State", id=name)["pid"] == box.daemon.tasks()[name][0]
     with ttrpc.Client(path, box.daemon.namespace, "containerd.task.v9.Task") as client:
         assert client.error("State", id=name) == (ttrpc.UNIMPLEMENTED, "service containerd.task.v9.Task")
-    with box.client(name) as client:
-        assert client.error("Checkpoint", id=name, path="/tmp/x")[0] == ttrpc.UNIMPLEMENTED
     box.kill_and_delete(name)
 
 

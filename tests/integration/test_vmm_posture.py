@@ -3,6 +3,7 @@
 The guest is two bytes that jump to themselves, so nothing ever changes, and any /dev/kvm is fast enough.
 """
 
+import ctypes
 import os
 import pathlib
 import re
@@ -20,8 +21,9 @@ VMM = BUILD / "src/vmm/harpoon-vmm"
 VCPUS = 2
 UID_BASE = 0x70000000
 # vsock: its interrupt, three queues, its own bell. fs: its interrupt, two queues, a bell for the end of each one's
-# workers, and one for the device. balloon: its interrupt, three queues. vCPUs: what they call the loop with.
-EVENTFDS = {"vsock": 5, "fs": 6, "balloon": 4, "vCPUs": 1}
+# workers, and one for the device. balloon: its interrupt, three queues. rng: its interrupt, a queue. vCPUs: what
+# they call the loop with.
+EVENTFDS = {"vsock": 5, "fs": 6, "balloon": 4, "rng": 2, "vCPUs": 1}
 THREADS = ["harpoon-vmm", "virtio-fs-0", *["virtio-fs-1"] * 4, "vcpu0", "vcpu1"]
 # Of the file server's channel: its trunk, and a link for each worker
 FS_SOCKETS = 6
@@ -43,6 +45,13 @@ def _looping_kernel(path):
     path.write_bytes((header + segment).ljust(4096, b"\0") + b"\xeb\xfe")
 
 
+def _ignore_a_signal_of_libc():
+    """Who starts us may ignore any signal, even one that the C library keeps to itself (SIGCANCEL, 32)."""
+    rt_sigaction, ignore = 13, struct.pack("QQQQ", 1, 0, 0, 0)  # asm/unistd_64.h; SIG_IGN, no flags, no mask
+    if ctypes.CDLL(None, use_errno=True).syscall(rt_sigaction, 32, ignore, None, 8):
+        raise OSError(ctypes.get_errno(), "rt_sigaction")
+
+
 class Vmm:
     def __init__(self, folder):
         _looping_kernel(folder / "vmlinux")
@@ -52,11 +61,11 @@ class Vmm:
             f"[vm]\nbackend = kvm\nkernel = {folder}/vmlinux\ninitrd = {folder}/initrd\n"
             f"[programs]\nfs_server = {BUILD}/src/fs/harpoon-fs\nvmm = {VMM}\n"
         )
-        # pylint: disable-next=consider-using-with
+        # pylint: disable-next=consider-using-with,subprocess-popen-preexec-fn
         self.shim = subprocess.Popen(
             [HARPOON, "boot", "--vcpus", str(VCPUS), "--memory", "64M"],
             env={"HARPOON_CONFIG": str(conf), "JUNK": "in the environment"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_ignore_a_signal_of_libc,
         )  # fmt: skip
         self.pid = self._wait(self._find)
         self._wait(self._is_confined)

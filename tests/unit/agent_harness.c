@@ -85,20 +85,28 @@ void harness_new_root(struct harness *h)
 	harness_backend_share(h, h->share);
 }
 
+static void harness_no_limits(void **state)
+{
+	(void)state;
+	print_message("# no memory and pids controllers in cgroup v2\n");
+	skip();
+}
+
 int harness_main(const char *name, const struct CMUnitTest *tests, size_t nr, size_t nr_limits)
 {
+	cleanup_free struct CMUnitTest *v = xcalloc(nr, sizeof(*v));
 	const char *why = "needs root and busybox-static";
 
 	if (geteuid() != 0 || access("/bin/busybox", X_OK) != 0 || !harness_backend_check(&why)) {
 		printf("1..0 # SKIP %s\n", why);
 		return 0;
 	}
-	if (nr_limits && !harness_backend_has_limits()) {
-		printf("# %zu tests left out: no memory and pids controllers in cgroup v2\n",
-		       nr_limits);
-		nr -= nr_limits;
-	}
-	return _cmocka_run_group_tests(name, tests, nr, NULL, NULL);
+	memcpy(v, tests, nr * sizeof(*v));
+	if (nr_limits && !harness_backend_has_limits())
+		for (size_t i = nr - nr_limits; i < nr; i++)
+			v[i] = (struct CMUnitTest){.name = v[i].name,
+						   .test_func = harness_no_limits};
+	return _cmocka_run_group_tests(name, v, nr, NULL, NULL);
 }
 
 int harness_setup(void **state)

@@ -78,6 +78,14 @@ bool harness_backend_has_limits(void)
 	return strstr(text, "memory") && strstr(text, "pids");
 }
 
+static void local_on_restart(void *ctx)
+{
+	struct harness *h = ctx;
+	struct local *l = h->backend;
+
+	agent_restart(l->agent);
+}
+
 void harness_backend_start(struct harness *h)
 {
 	struct local *l = xcalloc(1, sizeof(*l));
@@ -94,7 +102,7 @@ void harness_backend_start(struct harness *h)
 	l->params = (struct agent_params){
 		.fs_dir = h->fs, .cgroup_dir = l->cgroup, .proc_dir = "/proc", .dev_dir = "/dev"};
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel), 0);
-	l->transport = transport_mux_new(h->loop, channel[0], local_on_broken, h);
+	l->transport = transport_mux_new(h->loop, channel[0], local_on_broken, local_on_restart, h);
 	assert_non_null(l->transport);
 	l->mux = mux_new(h->loop, channel[1], &local_mux_callbacks, h);
 	assert_non_null(l->mux);

@@ -140,14 +140,19 @@ static void be_evil_later(const char *how)
 int main(void)
 {
 	struct vmm_request req;
+	bool is_template;
 	char how[64] = "";
 	const char *word;
 
 	if (!await(VMM_OP_MACHINE, &req))
 		return 8;
+	is_template = strstr(req.machine.cmdline, " harpoon_template=1 ");
 	word = strstr(req.machine.cmdline, "evil=");
 	if (!word || sscanf(word, "evil=%63[a-z0-9-]", how) != 1 || !await(VMM_OP_START, &req))
 		return 8;
+	if (is_template != !strcmp(how, "template") ||
+	    is_template != !!(req.start.flags & VMM_START_SAVEABLE))
+		return 7;
 	be_evil_at_start(how);
 	say((struct vmm_event){.kind = VMM_EVENT_RUNNING});
 	be_evil_later(how);

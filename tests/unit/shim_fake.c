@@ -34,7 +34,9 @@ struct fake_wait {
 struct hv_vm {
 	struct hv_callbacks cb;
 	void *ctx;
-	struct loop_timer ready, exit;
+	struct loop_timer ready, exit, paused, saved;
+	hv_done_fn pause_done, save_done;
+	void *pause_ctx, *save_ctx;
 	struct hv_exit why;
 	bool ending;
 	struct rpc_server *agent;
@@ -211,6 +213,18 @@ static void fake_on_update(struct rpc_call *call, const ProtobufCMessage *m, voi
 	rpc_reply_empty(call);
 }
 
+static void fake_on_freeze(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	fake.frozen = true;
+	rpc_reply_empty(call);
+}
+
+static void fake_on_thaw(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	fake.frozen = false;
+	rpc_reply_empty(call);
+}
+
 static const struct rpc_method fake_methods[] = {
 	{"Configure", &FN(configure_request__descriptor), &FN(empty__descriptor), fake_on_empty},
 	{"CreateContainer", &FN(create_container_request__descriptor),
@@ -226,6 +240,8 @@ static const struct rpc_method fake_methods[] = {
 	{"Stats", &FN(process_ref__descriptor), &FN(stats_response__descriptor), fake_on_stats},
 	{"Update", &FN(update_request__descriptor), &FN(empty__descriptor), fake_on_update},
 	{"Delete", &FN(process_ref__descriptor), &FN(empty__descriptor), fake_on_empty},
+	{"Freeze", &FN(process_ref__descriptor), &FN(empty__descriptor), fake_on_freeze},
+	{"Thaw", &FN(process_ref__descriptor), &FN(empty__descriptor), fake_on_thaw},
 };
 static const struct rpc_service fake_service = {"harpoon.agent.v1.Agent", fake_methods,
 						ARRAY_SIZE(fake_methods)};
@@ -346,6 +362,8 @@ void hv_vm_free(struct hv_vm *vm)
 {
 	loop_timer_cancel(&vm->ready);
 	loop_timer_cancel(&vm->exit);
+	loop_timer_cancel(&vm->paused);
+	loop_timer_cancel(&vm->saved);
 	fake_end_process();
 	for (size_t i = 0; i < FAKE_STREAMS_MAX; i++) {
 		if (fake.streams[i].live)
@@ -400,10 +418,56 @@ int hv_vm_start(struct hv_vm *vm, struct err *err)
 	return 0;
 }
 
-int hv_vm_pause(struct hv_vm *vm, struct err *err)
+static void fake_on_paused(void *ctx)
 {
+	struct hv_vm *vm = ctx;
+	hv_done_fn done = vm->pause_done;
+
+	vm->pause_done = NULL;
 	fake.paused = true;
+	done(vm->pause_ctx, NULL);
+}
+
+int hv_vm_pause(struct hv_vm *vm, hv_done_fn done, void *ctx, struct err *err)
+{
+	vm->pause_done = done;
+	vm->pause_ctx = ctx;
+	loop_timer_arm(fake.loop, &vm->paused, 50000000, fake_on_paused, vm);
 	return 0;
+}
+
+static void fake_on_saved(void *ctx)
+{
+	struct hv_vm *vm = ctx;
+	hv_done_fn done = vm->save_done;
+
+	vm->save_done = NULL;
+	fake.paused = !fake.save_error;
+	done(vm->save_ctx, fake.save_error);
+}
+
+int hv_vm_checkpoint(struct hv_vm *vm, int dir_fd, const char *note, hv_done_fn done, void *ctx,
+		     struct err *err)
+{
+	snprintf(fake.note, sizeof(fake.note), "%s", note);
+	vm->save_done = done;
+	vm->save_ctx = ctx;
+	loop_timer_arm(fake.loop, &vm->saved, 1000000, fake_on_saved, vm);
+	return 0;
+}
+
+int hv_checkpoint_open(int dir_fd, struct hv_checkpoint **ret, struct err *err)
+{
+	return err_say(err, -EPROTO, "its manifest is damaged, or is none");
+}
+
+void hv_checkpoint_free(struct hv_checkpoint *c)
+{
+}
+
+const char *hv_checkpoint_note(const struct hv_checkpoint *c)
+{
+	return fake.note;
 }
 
 int hv_vm_resume(struct hv_vm *vm, struct err *err)

@@ -43,7 +43,9 @@ struct fake {
 	bool vm_exists;
 	pid_t pid;
 	unsigned int nr_vms, nr_shares;
-	bool paused;
+	bool paused, frozen;
+	const char *save_error; /* of a checkpoint; NULL = it is made */
+	char note[256];
 	uint32_t last_signal;
 	unsigned int nr_signals;
 	unsigned int nr_updates;

@@ -1469,8 +1469,6 @@ static void test_a_session_is_saved_and_restored(void **unused)
 	cleanup_free uint8_t *state = NULL, *none = NULL;
 	size_t len = 0, none_len = 0;
 
-	/* The fixture has looked its exports up. */
-	assert_int_equal(fs_state_save(f->fs, &state, &len), -EBUSY);
 	forget(f, f->root, UINT32_MAX);
 	forget(f, f->ro_root, UINT32_MAX);
 	state = save_and_end(f, &len);
@@ -1511,6 +1509,171 @@ static void test_damaged_sessions_are_refused(void **unused)
 	assert_int_equal(getattr(f, FUSE_ROOT_ID, NULL), -EIO);
 }
 
+/* Another server with the same exports, as that of a restored virtual machine; the old one's files stay open. */
+static int restore(struct fixture *f, const uint8_t *state, size_t len)
+{
+	free_server(f);
+	new_server(f, 100);
+	return fs_state_load(f->fs, state, len);
+}
+
+static void test_open_files_are_restored(void **unused)
+{
+	struct fixture *f = *unused;
+	cleanup_free uint8_t *state = NULL, *again = NULL;
+	uint64_t file, made, sub, fh, made_fh, dir_fh, root_fh, other;
+	size_t len = 0, again_len = 0;
+	struct fuse_attr before, after;
+
+	file = must_lookup(f, f->root, "file");
+	sub = must_lookup(f, f->root, "sub");
+	assert_int_equal(open_node(f, FUSE_OPEN, file, O_RDWR, &fh), 0);
+	assert_int_equal(create(f, sub, "made", O_WRONLY, 0600, &made, &made_fh), 0);
+	assert_int_equal(write_fh(f, made, made_fh, 0, "one", O_WRONLY, 0), 0);
+	assert_int_equal(open_node(f, FUSE_OPENDIR, sub, 0, &dir_fh), 0);
+	assert_int_equal(open_node(f, FUSE_OPENDIR, FUSE_ROOT_ID, 0, &root_fh), 0);
+	assert_int_equal(getattr(f, made, &before), 0);
+	assert_int_equal(fs_state_save(f->fs, &state, &len), 0);
+	assert_int_equal(restore(f, state, len), 0);
+	/* Saving changes nothing, and restoring leaves nothing out. */
+	assert_int_equal(fs_state_save(f->fs, &again, &again_len), 0);
+	assert_int_equal(len, again_len);
+	assert_memory_equal(state, again, len);
+	/* The guest's numbers mean what they meant. */
+	assert_int_equal(getattr(f, made, &after), 0);
+	assert_int_equal(before.ino, after.ino);
+	assert_int_equal(write_fh(f, made, made_fh, 3, "two", O_WRONLY, 0), 0);
+	assert_int_equal(read_fh(f, FUSE_READ, file, fh, 0, 4), 0);
+	assert_int_equal(read_fh(f, FUSE_READDIR, sub, dir_fh, 0, 1024), 0);
+	assert_int_equal(read_fh(f, FUSE_READDIR, FUSE_ROOT_ID, root_fh, 0, 1024), 0);
+	assert_int_equal(must_lookup(f, sub, "made"), made);
+	/* Write-only is write-only, and new numbers are new. */
+	assert_int_equal(read_fh(f, FUSE_READ, made, made_fh, 0, 4), -EBADF);
+	other = must_lookup(f, f->root, "out");
+	assert_true(other != file && other != made && other != sub && other != f->root);
+	assert_int_equal(release(f, FUSE_RELEASE, made, made_fh), 0);
+	assert_int_equal(write_fh(f, made, made_fh, 0, "x", O_WRONLY, 0), -EBADF);
+	forget(f, made, 2);
+	assert_int_equal(getattr(f, made, NULL), -ESTALE);
+	assert_true(must_lookup(f, sub, "made") != made);
+}
+
+static void test_open_file_without_a_name(void **unused)
+{
+	struct fixture *f = *unused;
+	cleanup_close int tree = open(f->tree, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	cleanup_free uint8_t *state = NULL;
+	uint64_t made, fh;
+	size_t len = 0;
+
+	assert_int_equal(create(f, f->root, "made", O_RDWR, 0600, &made, &fh), 0);
+	assert_int_equal(unlinkat(tree, "made", 0), 0);
+	assert_int_equal(fs_state_save(f->fs, &state, &len), -EBUSY);
+	assert_non_null(strstr(fs_state_why(f->fs), "made"));
+	assert_non_null(strstr(fs_state_why(f->fs), "has no name any more"));
+	/* Closed, it is one that the guest knows and nobody needs. */
+	assert_int_equal(release(f, FUSE_RELEASE, made, fh), 0);
+	assert_int_equal(fs_state_save(f->fs, &state, &len), 0);
+	assert_int_equal(restore(f, state, len), 0);
+	assert_int_equal(getattr(f, made, NULL), -ESTALE);
+	forget(f, made, 1);
+	assert_int_equal(getattr(f, f->root, NULL), 0);
+}
+
+/* Between saving and restoring, a file is removed, or another one has its name. */
+static void test_files_that_are_others_by_then(void **unused)
+{
+	struct fixture *f = *unused;
+	cleanup_free uint8_t *state = NULL;
+	cleanup_close int tree = open(f->tree, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	cleanup_close int fd = -1;
+	uint64_t made, closed, fh;
+	size_t len = 0;
+
+	assert_int_equal(create(f, f->root, "closed", O_RDWR, 0600, &closed, &fh), 0);
+	assert_int_equal(release(f, FUSE_RELEASE, closed, fh), 0);
+	assert_int_equal(create(f, f->root, "made", O_RDWR, 0600, &made, &fh), 0);
+	assert_int_equal(fs_state_save(f->fs, &state, &len), 0);
+	assert_int_equal(unlinkat(tree, "closed", 0), 0);
+	assert_int_equal(restore(f, state, len), 0);
+	assert_int_equal(getattr(f, closed, NULL), -ESTALE);
+	/* Another process has written to it: it is the same file. */
+	fd = openat(tree, "made", O_WRONLY | O_CLOEXEC);
+	assert_int_equal(write(fd, "longer", 6), 6);
+	assert_int_equal(restore(f, state, len), 0);
+	assert_int_equal(unlinkat(tree, "made", 0), 0);
+	assert_int_equal(restore(f, state, len), -ESTALE);
+	assert_non_null(
+		strstr(fs_state_why(f->fs), "'made' of 'tree' is open, and cannot be found"));
+	assert_int_equal(mkdirat(tree, "made", 0700), 0);
+	assert_int_equal(restore(f, state, len), -ESTALE);
+	assert_non_null(strstr(fs_state_why(f->fs), "has been changed"));
+	assert_true(fs_is_idle(f->fs));
+	/* A link would lead elsewhere. */
+	assert_int_equal(unlinkat(tree, "made", AT_REMOVEDIR), 0);
+	assert_int_equal(symlinkat("../canary", tree, "made"), 0);
+	assert_int_equal(restore(f, state, len), -ESTALE);
+	assert_int_equal(unlinkat(tree, "made", 0), 0);
+}
+
+static void test_restored_elsewhere(void **unused)
+{
+	struct fixture *f = *unused;
+	cleanup_free uint8_t *state = NULL;
+	size_t len = 0;
+
+	assert_int_equal(fs_state_save(f->fs, &state, &len), 0);
+	assert_int_equal(fs_export_remove(f->fs, "ro", false), 0);
+	assert_int_equal(fs_export_remove(f->fs, "tree", false), 0);
+	forget(f, f->root, UINT32_MAX);
+	forget(f, f->ro_root, UINT32_MAX);
+	begin(f);
+	assert_int_equal(send_it(f, FUSE_DESTROY, 0), 0);
+	assert_int_equal(fs_state_load(f->fs, state, len), -ENOENT);
+	assert_non_null(strstr(fs_state_why(f->fs), "there is no tree 'tree'"));
+	/* What was read-only is not to be writable, and the other way round. */
+	assert_int_equal(export_path(f, "tree", f->tree, FS_CONTROL_READ_ONLY), 0);
+	assert_int_equal(fs_state_load(f->fs, state, len), -EINVAL);
+	assert_non_null(strstr(fs_state_why(f->fs), "shared in another way"));
+	assert_true(fs_is_idle(f->fs));
+}
+
+static uint32_t state_sum(const uint8_t *p, size_t len)
+{
+	uint32_t h = 2166136261u;
+
+	while (len--)
+		h = (h ^ *p++) * 16777619u;
+	return h;
+}
+
+/* Who can compute a sum can write anything: what is taken then must be sound. */
+static void test_sessions_made_up(void **unused)
+{
+	struct fixture *f = *unused;
+	cleanup_free uint8_t *state = NULL, *bad = NULL;
+	uint64_t file, fh;
+	size_t len = 0;
+
+	file = must_lookup(f, f->root, "file");
+	assert_int_equal(open_node(f, FUSE_OPEN, file, O_RDONLY, &fh), 0);
+	assert_int_equal(open_node(f, FUSE_OPENDIR, f->root, 0, &fh), 0);
+	assert_int_equal(fs_state_save(f->fs, &state, &len), 0);
+	bad = xmalloc(len);
+	for (size_t n = 24; n < len; n++) {
+		for (unsigned int bit = 0; bit < 8; bit++) {
+			uint32_t sum;
+
+			memcpy(bad, state, len);
+			bad[n] ^= (uint8_t)(1u << bit);
+			sum = htole32(state_sum(bad + 24, len - 24));
+			memcpy(bad + 16, &sum, sizeof(sum));
+			if (restore(f, bad, len))
+				assert_true(fs_is_idle(f->fs));
+		}
+	}
+}
+
 int main(void)
 {
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -1549,6 +1712,11 @@ int main(void)
 		CASE(test_privilege_bits_are_killed),
 		CASE(test_a_session_is_saved_and_restored),
 		CASE(test_damaged_sessions_are_refused),
+		CASE(test_open_files_are_restored),
+		CASE(test_open_file_without_a_name),
+		CASE(test_files_that_are_others_by_then),
+		CASE(test_restored_elsewhere),
+		CASE(test_sessions_made_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -125,11 +125,12 @@ static int tear_down(void **state)
 	return 0;
 }
 
-static struct fixture *begin(void **state, const char *how)
+static struct fixture *begin_as(void **state, const char *how, enum hv_birth birth)
 {
 	static const struct hv_callbacks cb = {.on_ready = on_ready, .on_exit = on_exit_of_vm};
 	struct fixture *f = *state;
-	struct hv_params params = {.config = &f->config,
+	struct hv_params params = {.birth = birth,
+				   .config = &f->config,
 				   .id = "evil",
 				   .state_dir = f->dir,
 				   .netns_fd = -1,
@@ -138,7 +139,7 @@ static struct fixture *begin(void **state, const char *how)
 	struct err err = {0};
 
 	if (!f->loop) {
-		print_message("needs root and /dev/kvm\n");
+		print_message("# needs root and /dev/kvm\n");
 		skip();
 	}
 	params.state_dir_fd = f->dirfd;
@@ -149,6 +150,11 @@ static struct fixture *begin(void **state, const char *how)
 	if (hv_vm_new(f->loop, &params, &cb, f, &f->vm, &err) || hv_vm_start(f->vm, &err))
 		fail_msg("%s: %s", how, err.msg);
 	return f;
+}
+
+static struct fixture *begin(void **state, const char *how)
+{
+	return begin_as(state, how, HV_BIRTH_AUTO);
 }
 
 static void run_until(struct fixture *f, const int *what)
@@ -300,10 +306,19 @@ static void test_does_not_pause(void **state)
 	struct err err = {0};
 
 	run_until(f, &f->readies);
-	assert_int_equal(hv_vm_pause(f->vm, &err), 0);
+	assert_int_equal(hv_vm_pause(f->vm, NULL, NULL, &err), 0);
 	assert_int_equal(hv_vm_resume(f->vm, &err), -EAGAIN);
 	run_until(f, &f->exits);
 	assert_non_null(strstr(f->why.text, "does not stop or continue"));
+	end(f);
+}
+
+/* Guest and VMM have to know: one prepares all that clones should find, the other keeps what saving takes. */
+static void test_template_is_told(void **state)
+{
+	struct fixture *f = begin_as(state, "template", HV_BIRTH_TEMPLATE);
+
+	run_until(f, &f->readies);
 	end(f);
 }
 
@@ -319,6 +334,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_sends_descriptors, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_streams, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_does_not_pause, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_template_is_told, set_up, tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

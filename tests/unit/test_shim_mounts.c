@@ -120,8 +120,10 @@ static int teardown(void **state)
 
 #define NEED_ROOT(v) \
 	do { \
-		if ((v)->bundle < 0) \
+		if ((v)->bundle < 0) { \
+			print_message("# needs root\n"); \
 			skip(); \
+		} \
 	} while (0)
 
 static void test_bind_read_only_and_unmount(void **state)

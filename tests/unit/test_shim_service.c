@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "bundle.h"
+#include "checkpoint.h"
 #include "cleanup.h"
 #include "container.h"
 #include "containerd_events.pb-c.h"
@@ -341,8 +342,10 @@ static void expect_nothing_left(void)
 
 #define NEED_ROOT() \
 	do { \
-		if (!env->ok) \
+		if (!env->ok) { \
+			print_message("# needs root\n"); \
 			skip(); \
+		} \
 	} while (0)
 
 /* ---- tests ---- */
@@ -637,6 +640,155 @@ static void test_pause_holds_signals(void **state)
 	assert_string_equal(env->log, "create start paused resumed paused exit:c1:137 ");
 }
 
+/* Not answered before every processor of the VM stands still. */
+static void test_pause_waits(void **state)
+{
+	struct answer a, again, state_of;
+
+	NEED_ROOT();
+	create_and_start();
+	ref("Pause", "", &a);
+	call("State", "", &state_of);
+	assert_int_equal(state_of.status, CTRD__STATUS__RUNNING);
+	call("Pause", "", &again);
+	assert_int_equal(again.code, RPC_UNKNOWN);
+	assert_false(a.done);
+	assert_false(fake.paused);
+	until(&a.done);
+	assert_int_equal(a.code, RPC_OK);
+	assert_true(fake.paused);
+	settle();
+	assert_string_equal(env->log, "create start paused ");
+	call("Resume", "", &a);
+	/* And the VM may die on the way. */
+	ref("Pause", "", &a);
+	fake_vm_die("the VM broke");
+	until(&a.done);
+	assert_int_equal(a.code, RPC_UNKNOWN);
+}
+
+static void checkpoint_call(bool exit, const char *sub, struct answer *a)
+{
+	Ctrd__CheckpointRequest req = CTRD__CHECKPOINT_REQUEST__INIT;
+	Ctrd__CheckpointOptions o = CTRD__CHECKPOINT_OPTIONS__INIT;
+	char type[] = "containerd.runc.v1.CheckpointOptions";
+	Ctrd__Any any = CTRD__ANY__INIT;
+	uint8_t packed[16];
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/%s", env->dir, sub);
+	o.exit = exit;
+	any.type_url = type;
+	any.value.data = packed;
+	any.value.len = ctrd__checkpoint_options__pack(&o, packed);
+	req.id = "c1";
+	req.path = path;
+	req.options = &any;
+	send_call("Checkpoint", &req.base, NULL, a);
+	until(&a->done);
+}
+
+static void test_checkpoint(void **state)
+{
+	struct answer a;
+
+	NEED_ROOT();
+	create_and_start();
+	call("Checkpoint", "", &a);
+	assert_int_equal(a.code, RPC_INVALID_ARGUMENT);
+	assert_string_equal(a.text, "'' is not an absolute path");
+	checkpoint_call(false, "no/such", &a);
+	assert_int_equal(a.code, RPC_NOT_FOUND);
+	checkpoint_call(false, "one", &a);
+	assert_int_equal(a.code, RPC_OK);
+	assert_string_equal(fake.note, "streams 0 0 0 next 16 terminal 0 oom_kills 0\n");
+	assert_false(fake.paused);
+	assert_false(fake.frozen);
+	/* Paused before, it is paused after, and Resume wakes up what was frozen. */
+	call("Pause", "", &a);
+	checkpoint_call(false, "two", &a);
+	assert_int_equal(a.code, RPC_OK);
+	assert_true(fake.paused && fake.frozen);
+	call("State", "", &a);
+	assert_int_equal(a.status, CTRD__STATUS__PAUSED);
+	call("Resume", "", &a);
+	settle();
+	assert_false(fake.paused || fake.frozen);
+	/* And it ends, if that was asked for. */
+	ref("Wait", "", &env->wait);
+	checkpoint_call(true, "three", &a);
+	assert_int_equal(a.code, RPC_OK);
+	until(&env->wait.done);
+	assert_int_equal(env->wait.exit_status, 137);
+}
+
+static void test_checkpoint_fails(void **state)
+{
+	struct answer a;
+
+	NEED_ROOT();
+	create_and_start();
+	fake.save_error = "the file 'f' is open and has no name any more";
+	checkpoint_call(true, "one", &a);
+	assert_int_equal(a.code, RPC_UNKNOWN);
+	assert_non_null(strstr(a.text, "checkpoint c1: the file 'f' is open"));
+	assert_false(fake.paused || fake.frozen);
+	call("Pause", "", &a);
+	checkpoint_call(false, "two", &a);
+	assert_int_equal(a.code, RPC_UNKNOWN);
+	assert_true(fake.paused);
+	assert_false(fake.frozen);
+	call("State", "", &a);
+	assert_int_equal(a.status, CTRD__STATUS__PAUSED);
+	call("Resume", "", &a);
+	assert_int_equal(a.code, RPC_OK);
+}
+
+static void test_create_from_no_checkpoint(void **state)
+{
+	Ctrd__CreateTaskRequest req = CTRD__CREATE_TASK_REQUEST__INIT;
+	struct answer a;
+
+	NEED_ROOT();
+	req.id = "c1";
+	req.bundle = env->dir;
+	req.checkpoint = "/no/such";
+	send_call("Create", &req.base, &ctrd__pid_response__descriptor, &a);
+	until(&a.done);
+	assert_int_equal(a.code, RPC_UNKNOWN);
+	assert_non_null(strstr(a.text, "open the checkpoint '/no/such'"));
+	req.checkpoint = env->dir;
+	send_call("Create", &req.base, &ctrd__pid_response__descriptor, &a);
+	until(&a.done);
+	assert_non_null(strstr(a.text, "its manifest is damaged"));
+	req.parent_checkpoint = env->dir;
+	send_call("Create", &req.base, &ctrd__pid_response__descriptor, &a);
+	until(&a.done);
+	assert_non_null(strstr(a.text, "it has no parent"));
+}
+
+static void test_checkpoint_notes(void **state)
+{
+	static const char *const bad[] = {
+		"",
+		"streams 0 16 0 next 17 terminal 0 oom_kills 0",
+		"streams 0 16 0 next 16 terminal 0 oom_kills 0\n",
+		"streams 0 1 0 next 17 terminal 0 oom_kills 0\n",
+		"streams 0 16 0 next 3 terminal 0 oom_kills 0\n",
+		"streams 0 16 0 next 17 terminal 2 oom_kills 0\n",
+		"streams 0 16 0 next 17 terminal 0 oom_kills 0\n ",
+		"streams 0 4294967312 0 next 17 terminal 0 oom_kills 0\n",
+	};
+	struct checkpoint_note n;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(checkpoint_note_parse(bad[i], &n), -EPROTO);
+	assert_int_equal(
+		checkpoint_note_parse("streams 16 17 0 next 40 terminal 1 oom_kills 7\n", &n), 0);
+	assert_int_equal(n.streams[1], 17);
+	assert_int_equal(n.oom_kills, 7);
+}
+
 static void update_call(struct answer *a)
 {
 	static char json[] = "{\"pids\":{\"limit\":10}}";
@@ -661,8 +813,6 @@ static void test_paused_answers_all_the_same(void **state)
 	exec_add("e1", &a);
 	call("Start", "e1", &a);
 	exec_add("e2", &a);
-	call("Checkpoint", "", &a);
-	assert_int_equal(a.code, RPC_UNIMPLEMENTED);
 	call("Pause", "", &a);
 	assert_int_equal(a.code, RPC_OK);
 	call("State", "e1", &a);
@@ -1068,6 +1218,11 @@ int main(void)
 		T(test_kill_without_the_agent),
 		T(test_kill_that_does_not_end_it),
 		T(test_pause_holds_signals),
+		T(test_pause_waits),
+		T(test_checkpoint),
+		T(test_checkpoint_fails),
+		T(test_create_from_no_checkpoint),
+		T(test_checkpoint_notes),
 		T(test_paused_answers_all_the_same),
 		T(test_exec_killed_while_paused),
 		T(test_pids),

@@ -647,6 +647,27 @@ static void test_save_and_restore(void **state)
 	vdrv_free(other.d);
 }
 
+/* An interrupt that was on its way when the machine was saved comes in the restored one; others do not. */
+static void test_interrupt_again(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t gpa;
+
+	vdrv_up(f->d, EVENT_IDX, 16);
+	gpa = vdrv_alloc(f->d, 64);
+	add_one(f, gpa, 64);
+	vdrv_kick(f->d, 0);
+	vdrv_wait_used(f->d, 0, NULL);
+	virtio_device_quiesce(&f->p->dev);
+	vdrv_interrupts(f->d);
+	assert_int_equal(vdrv_read(f->d, VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_MMIO_INT_VRING);
+	virtio_mmio_interrupt_again(f->d->m);
+	assert_int_equal(vdrv_interrupts(f->d), 1);
+	vdrv_write(f->d, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING);
+	virtio_mmio_interrupt_again(f->d->m);
+	assert_int_equal(vdrv_interrupts(f->d), 0);
+}
+
 /* --- threads ------------------------------------------------------------------------------------- */
 
 struct vcpu {
@@ -743,6 +764,7 @@ int main(void)
 		CASE(test_a_reset_waits_for_the_request_under_way),
 		CASE(test_quiesce_and_resume),
 		CASE(test_save_and_restore),
+		CASE(test_interrupt_again),
 		CASE(test_processors_race_over_the_registers),
 	};
 

@@ -161,7 +161,7 @@ static int tear_down(void **state)
 #define NEEDS_NETWORK() \
 	do { \
 		if (!has_network) { \
-			print_message("# SKIP: no network namespace or no /dev/net/tun here\n"); \
+			print_message("# no network namespace or no /dev/net/tun here\n"); \
 			skip(); \
 		} \
 	} while (0)

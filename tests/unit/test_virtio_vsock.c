@@ -249,7 +249,7 @@ static void test_config_and_ids(void **state)
 static void test_host_connects_and_bytes_go_both_ways(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd = open_stream(f, &e, NULL);
 
 	assert_int_equal(write(fd, "to the guest", 12), 12);
@@ -273,7 +273,7 @@ static void test_host_connects_and_bytes_go_both_ways(void **state)
 static void test_connection_refused(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int sv[2];
 	char c;
 
@@ -314,7 +314,7 @@ static void test_no_driver_no_connection(void **state)
 static void test_guest_connects(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	struct virtio_vsock_hdr h = packet(VIRTIO_VSOCK_OP_REQUEST, HOST_PORT, GUEST_PORT);
 	int sv[2];
 
@@ -349,7 +349,7 @@ static void test_guest_is_refused(void **state)
 static void test_half_close_by_the_host(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd = open_stream(f, &e, NULL);
 
 	assert_int_equal(write(fd, "last", 4), 4);
@@ -372,7 +372,7 @@ static void test_half_close_by_the_host(void **state)
 static void test_half_close_by_the_guest(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd = open_stream(f, &e, NULL);
 
 	send_data(f, "last", 4);
@@ -395,7 +395,7 @@ static void test_half_close_by_the_guest(void **state)
 static void test_one_way_streams_over_pipes(void **state)
 {
 	struct fixture *f = *state;
-	struct end in = {0}, out = {0};
+	static struct end in = {0}, out = {0};
 	int in_pipe[2], out_pipe[2];
 	struct virtio_vsock_hdr h;
 
@@ -431,7 +431,7 @@ static void test_one_way_streams_over_pipes(void **state)
 static void test_regular_file_is_a_source(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	char path[] = "/tmp/harpoon-vsock-XXXXXX";
 	int fd = mkstemp(path);
 	uint8_t *content = xmalloc(20000);
@@ -474,7 +474,7 @@ static uint32_t fill_credit(struct fixture *f, uint32_t buf_alloc)
 static void test_a_stalled_reader_stalls_its_stream_only(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0}, other = {0};
+	static struct end e = {0}, other = {0};
 	uint32_t buf_alloc, got = 0, sent, size = 4096;
 	int fd = open_stream(f, &e, NULL);
 	struct virtio_vsock_hdr h;
@@ -515,7 +515,7 @@ static void test_a_stalled_reader_stalls_its_stream_only(void **state)
 static void test_credit_comes_back_as_it_is_consumed(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd = open_stream(f, &e, NULL);
 	uint32_t buf_alloc = le32toh(f->h.buf_alloc), sent = 0;
 	static uint8_t block[32 << 10];
@@ -551,7 +551,7 @@ static void test_credit_comes_back_as_it_is_consumed(void **state)
 static void test_over_credit_is_reset(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int size = 4096;
 	int fd = open_stream(f, &e, NULL);
 	uint32_t buf_alloc = le32toh(f->h.buf_alloc);
@@ -662,7 +662,7 @@ static void assert_idle(struct fixture *f)
 static void test_no_busy_loop_without_receive_buffers(void **state)
 {
 	struct fixture *f = *state;
-	struct end e[3] = {{0}};
+	static struct end e[3] = {{0}};
 	int fd[3], nr = 0;
 	uint8_t block[1000] = {0};
 
@@ -704,7 +704,7 @@ static void test_no_busy_loop_without_receive_buffers(void **state)
 static void test_no_busy_loop_with_a_stalled_reader(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int size = 4096;
 	int fd = open_stream(f, &e, NULL);
 
@@ -723,7 +723,7 @@ static void test_no_busy_loop_with_a_stalled_reader(void **state)
 static void test_data_before_a_reset_is_delivered(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd = open_stream(f, &e, NULL);
 
 	send_data(f, "last words", 10);
@@ -738,7 +738,7 @@ static void test_data_before_a_reset_is_delivered(void **state)
 static void test_detach_tells_the_guest(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	struct vsock_stream *s;
 	int fd = open_stream(f, &e, &s);
 
@@ -753,7 +753,7 @@ static void test_detach_tells_the_guest(void **state)
 static void test_device_reset_ends_streams(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd = open_stream(f, &e, NULL);
 
 	vdrv_write(f->d, VIRTIO_MMIO_STATUS, 0);
@@ -773,7 +773,7 @@ static void test_device_reset_ends_streams(void **state)
 static void test_transport_reset_event(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd = open_stream(f, &e, NULL);
 	uint64_t gpa = vdrv_alloc(f->d, 8);
 	uint32_t len;
@@ -851,7 +851,7 @@ static void test_wrong_packets_in_a_stream(void **state)
 static void test_data_after_shutdown(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd = open_stream(f, &e, NULL);
 
 	send_op(f, VIRTIO_VSOCK_OP_SHUTDOWN, VIRTIO_VSOCK_SHUTDOWN_SEND);
@@ -897,7 +897,7 @@ static void test_packets_that_lie_about_their_length(void **state)
 static void test_receive_buffers_too_small(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int sv[2];
 	uint64_t gpa = vdrv_alloc(f->d, HDR);
 
@@ -917,7 +917,7 @@ static void test_connection_flood_is_bounded(void **state)
 {
 	struct fixture *f = *state;
 	unsigned int nr_answers = 0, nr_rst = 0;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd;
 
 	/* Accepted, and never used: the host's half remains. */
@@ -973,7 +973,7 @@ static void test_refusals_flood_is_bounded(void **state)
 static void test_guest_that_does_not_answer(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int sv[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
@@ -988,10 +988,44 @@ static void test_guest_that_does_not_answer(void **state)
 	close(sv[0]);
 }
 
+/* The time of a guest that stands still does not run out; afterwards all of it is there again. */
+static void test_paused_guest_that_does_not_answer(void **state)
+{
+	struct fixture *f = *state;
+	struct end e = {0}, late = {0};
+	uint64_t end;
+	int sv[2], sv2[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv2), 0);
+	assert_int_equal(
+		vsock_connect(f->dev, HOST_PORT, GUEST_PORT, sv[1], sv[1], on_done, &e, NULL), 0);
+	receive(f, VIRTIO_VSOCK_OP_REQUEST);
+	vsock_set_paused(f->dev, true);
+	assert_int_equal(vsock_connect(f->dev, HOST_PORT + 1, GUEST_PORT, sv2[1], sv2[1], on_done,
+				       &late, NULL),
+			 0);
+	receive(f, VIRTIO_VSOCK_OP_REQUEST);
+	/* Twice the time that connecting may take. */
+	end = util_now_ns() + 1000000000ull;
+	while (util_now_ns() < end)
+		assert_int_equal(loop_run_once(f->d->loop, 50), 0);
+	assert_false(e.done || late.done);
+	vsock_set_paused(f->dev, false);
+	send_op(f, VIRTIO_VSOCK_OP_RESPONSE, 0);
+	wait_end(f, &late, -ETIMEDOUT);
+	receive(f, VIRTIO_VSOCK_OP_RST);
+	assert_false(e.done);
+	assert_int_equal(write(sv[0], "x", 1), 1);
+	receive(f, VIRTIO_VSOCK_OP_RW);
+	close(sv[0]);
+	close(sv2[0]);
+}
+
 static void test_guest_that_never_closes(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd = open_stream(f, &e, NULL);
 
 	shutdown(fd, SHUT_WR);
@@ -1032,7 +1066,7 @@ static void test_reset_while_the_host_decides(void **state)
 {
 	struct fixture *f = *state;
 	struct virtio_vsock_hdr h = packet(VIRTIO_VSOCK_OP_REQUEST, HOST_PORT, GUEST_PORT);
-	struct end e = {0};
+	static struct end e = {0};
 	int sv[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
@@ -1110,7 +1144,7 @@ static void test_resets_race_with_streams(void **state)
 	struct fixture *f = *state;
 	struct processor p = {.f = f};
 	uint64_t deadline = util_now_ns() + VDRV_WAIT_MS * 1000000ull;
-	struct end e[NR] = {{0}};
+	static struct end e[NR] = {{0}};
 	int fd[NR];
 	unsigned int at = 0;
 	pthread_t t;
@@ -1158,7 +1192,7 @@ static void test_resets_race_with_streams(void **state)
 static void test_ports_in_use(void **state)
 {
 	struct fixture *f = *state;
-	struct end e = {0};
+	static struct end e = {0};
 	int fd = open_stream(f, &e, NULL);
 
 	assert_int_equal(vsock_connect(f->dev, HOST_PORT, GUEST_PORT, -1, -1, on_done, NULL, NULL),
@@ -1200,6 +1234,7 @@ int main(void)
 		CASE(test_connection_flood_is_bounded),
 		CASE(test_refusals_flood_is_bounded),
 		CASE(test_guest_that_does_not_answer),
+		CASE(test_paused_guest_that_does_not_answer),
 		CASE(test_guest_that_never_closes),
 		CASE(test_lingering_streams_give_way),
 		CASE(test_reset_while_the_host_decides),

@@ -711,8 +711,10 @@ static void test_save_and_load(void **state)
 	size_t len = 0;
 
 	(void)state;
-	if (geteuid())
+	if (geteuid()) {
+		print_message("# needs root\n");
 		skip();
+	}
 	f = fixture_new(true, 16);
 	g = fixture_new(true, 16);
 	assert_int_equal(init_session(f), 0);

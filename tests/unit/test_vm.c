@@ -335,7 +335,7 @@ static void test_kill(void **state)
 	assert_int_equal(f->why.kind, HV_EXIT_KILLED);
 	assert_int_equal(kill(vmm, 0), -1);
 	assert_int_equal(kill(fs, 0), -1);
-	assert_int_equal(hv_vm_pause(f->vm, &err), -ESHUTDOWN);
+	assert_int_equal(hv_vm_pause(f->vm, NULL, NULL, &err), -ESHUTDOWN);
 	assert_int_equal(hv_cleanup_state(f->dirfd, &err), 0);
 	assert_int_equal(loop_run_once(f->loop, 50), 0);
 	assert_int_equal(f->exits, 1);
@@ -437,23 +437,59 @@ static void test_free_in_callback(void **state)
 	assert_null(f->vm);
 }
 
+static void on_paused(void *ctx, const char *error)
+{
+	assert_null(error);
+	++*(int *)ctx;
+}
+
 static void test_pause(void **state)
 {
 	struct fixture *f = *state;
+	int r = -EAGAIN, paused = 0;
 	struct err err = {0};
-	int r = -EAGAIN;
 
 	start_tiny(f, "up\n", TINY_HANG);
 	for (int i = 0; i < 600 && r == -EAGAIN; i++) {
 		assert_int_equal(loop_run_once(f->loop, 100), 0);
-		r = hv_vm_pause(f->vm, &err);
+		r = hv_vm_pause(f->vm, on_paused, &paused, &err);
 	}
 	assert_int_equal(r, 0);
+	/* QEMU has not even read it yet. */
+	assert_int_equal(paused, 0);
+	assert_int_equal(hv_vm_pause(f->vm, on_paused, &paused, &err), -EBUSY);
+	for (int i = 0; i < 600 && !paused; i++)
+		assert_int_equal(loop_run_once(f->loop, 100), 0);
+	assert_int_equal(paused, 1);
 	assert_int_equal(hv_vm_resume(f->vm, &err), 0);
-	/* Both are answered; a refusal would end the VM. */
+	/* It is answered; a refusal would end the VM. */
 	for (int i = 0; i < 10; i++)
 		assert_int_equal(loop_run_once(f->loop, 100), 0);
 	assert_int_equal(f->exits, 0);
+	assert_int_equal(paused, 1);
+}
+
+static void on_not_paused(void *ctx, const char *error)
+{
+	assert_non_null(error);
+	++*(int *)ctx;
+}
+
+/* Whoever waits for the guest to stand still hears of its end instead. */
+static void test_dies_while_being_paused(void **state)
+{
+	struct fixture *f = *state;
+	int r = -EAGAIN, told = 0;
+	struct err err = {0};
+
+	start_tiny(f, "up\n", TINY_HANG);
+	for (int i = 0; i < 600 && r == -EAGAIN; i++) {
+		assert_int_equal(loop_run_once(f->loop, 100), 0);
+		r = hv_vm_pause(f->vm, on_not_paused, &told, &err);
+	}
+	hv_vm_kill(f->vm);
+	run_until_exit(f);
+	assert_int_equal(told, 1);
 }
 
 /* ---- starts that fail ---- */
@@ -848,6 +884,7 @@ int main(void)
 		VM_TEST(test_free_while_running),
 		VM_TEST(test_free_in_callback),
 		VM_TEST(test_pause),
+		VM_TEST(test_dies_while_being_paused),
 		VM_TEST(test_missing_files),
 		VM_TEST(test_bad_share),
 		VM_TEST(test_mute_fs_server),

@@ -64,6 +64,25 @@ __asm__(".pushsection .rodata\n"
 	"3: mov %ecx, %eax\n out %al, %dx\n shr $8, %ecx\n dec %esi\n jnz 3b\n ret\n"
 	"guest_reads_mmio_end:\n"
 
+	/* Starts all other processors at 0x30000 and waits until each has counted itself at 0x31000. */
+	".globl guest_wakes_all, guest_wakes_all_end\n"
+	"guest_wakes_all:\n"
+	" mov $0x1b, %ecx\n rdmsr\n or $0xc00, %eax\n wrmsr\n"
+	" mov $0x830, %ecx\n xor %edx, %edx\n"
+	" mov $0xc4500, %eax\n wrmsr\n"
+	" mov $0xc4630, %eax\n wrmsr\n"
+	" mov $0x31000, %ebx\n"
+	"1: pause\n mov (%rbx), %eax\n cmp 4(%rbx), %eax\n jne 1b\n"
+	" lidt 1f(%rip)\n ud2\n"
+	"1: .word 0\n .quad 0\n"
+	"guest_wakes_all_end:\n"
+	/* Real mode */
+	".globl guest_woken, guest_woken_end\n"
+	"guest_woken:\n"
+	" .code16\n mov $0x3100, %ax\n mov %ax, %ds\n lock incl 0\n"
+	"1: hlt\n jmp 1b\n .code64\n"
+	"guest_woken_end:\n"
+
 	/* What the host wrote at 4 GiB. */
 	".globl guest_reads_high, guest_reads_high_end\n"
 	"guest_reads_high:\n"
@@ -110,6 +129,8 @@ GUEST(guest_says_hi);
 GUEST(guest_resets);
 GUEST(guest_reads_mmio);
 GUEST(guest_reads_high);
+GUEST(guest_wakes_all);
+GUEST(guest_woken);
 GUEST(guest_counts);
 GUEST(guest_waits);
 extern const uint8_t guest_waits_handler[];
@@ -457,6 +478,23 @@ static void test_many_vcpus(void **state)
 	finish(&f);
 }
 
+/* Each of them is started by its number, and runs. */
+static void test_all_vcpus_start(void **state)
+{
+	const uint64_t len = (uint64_t)(guest_woken_end - guest_woken);
+	struct fixture f = {0};
+
+	create(&f, guest_wakes_all, guest_wakes_all_end, 64u << 20, VCPUS_MAX);
+	start(&f);
+	memcpy(ram(&f, 0x30000, len), guest_woken, len);
+	*(uint32_t *)ram(&f, 0x31004, 4) = VCPUS_MAX - 1;
+	machine_run(f.machine);
+	run_until(&f, &f.is_over);
+	assert_int_equal(f.end.kind, VCPUS_END_RESET);
+	assert_int_equal(*(uint32_t *)ram(&f, 0x31000, 4), VCPUS_MAX - 1);
+	finish(&f);
+}
+
 static void test_freed_while_running(void **state)
 {
 	struct fixture f = {0};
@@ -519,6 +557,46 @@ static void test_save_and_restore(void **state)
 		assert_int_equal(pread(memory_fd, &kept, sizeof(kept), COUNTER), sizeof(kept));
 		assert_int_equal(kept, count);
 	}
+	close(state_fd);
+	close(memory_fd);
+}
+
+/* All vCPUs, and memory on both sides of the hole. */
+static void test_save_and_restore_large(void **state)
+{
+	const uint64_t mem_bytes = LAYOUT_LOW_RAM_END + (1536u << 20), high = 0x150000000ull;
+	int state_fd = make_file(), memory_fd = make_file();
+	struct fixture f = {0};
+	struct err err = {0};
+	uint64_t count, bytes;
+	struct stat st;
+
+	create(&f, guest_counts, guest_counts_end, mem_bytes, VCPUS_MAX);
+	start(&f);
+	machine_run(f.machine);
+	wait_for_count(&f, 0);
+	machine_pause(f.machine);
+	run_until(&f, &f.is_paused);
+	count = peek(&f, COUNTER);
+	poke(&f, high, 0x1234567887654321ull);
+	if (machine_save(f.machine, state_fd, &err) ||
+	    machine_save_memory(f.machine, memory_fd, &bytes, &err))
+		fail_msg("%s", err.msg);
+	finish(&f);
+	assert_int_equal(fstat(memory_fd, &st), 0);
+	assert_int_equal(st.st_size, mem_bytes);
+	assert_true((uint64_t)st.st_blocks * 512 < (1u << 20));
+
+	f = (struct fixture){0};
+	create(&f, guest_says_hi, guest_says_hi_end, mem_bytes, VCPUS_MAX);
+	if (machine_restore(f.machine, state_fd, memory_fd, &(struct machine_env){0}, &err))
+		fail_msg("%s", err.msg);
+	assert_int_equal(peek(&f, high), 0x1234567887654321ull);
+	machine_run(f.machine);
+	wait_for_count(&f, count);
+	poke(&f, FLAG, 1);
+	run_until(&f, &f.is_over);
+	finish(&f);
 	close(state_fd);
 	close(memory_fd);
 }
@@ -677,8 +755,10 @@ int main(void)
 		cmocka_unit_test(test_memory_above_hole),
 		cmocka_unit_test(test_pause),
 		cmocka_unit_test(test_many_vcpus),
+		cmocka_unit_test(test_all_vcpus_start),
 		cmocka_unit_test(test_freed_while_running),
 		cmocka_unit_test(test_save_and_restore),
+		cmocka_unit_test(test_save_and_restore_large),
 		cmocka_unit_test(test_restore_refuses),
 		cmocka_unit_test(test_refuses),
 		cmocka_unit_test(test_session),

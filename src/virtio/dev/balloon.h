@@ -1,7 +1,9 @@
 /*
  * virtio-balloon (virtio 1.2, section 5.5): takes memory from the guest (inflate), gives it back
  * (deflate, also by the guest itself when it runs out of memory), and takes pages that the guest reports
- * free as it goes (free page reporting): the host gets them back, the guest finds zeroes there.
+ * free as it goes (free page reporting): the host gets them back. What the guest finds there afterwards is zeroes
+ * in anonymous memory; where a file is mapped over guest memory (the kernel, a template) it is the file's bytes
+ * again. The guest may rely on neither, and is not told that it could (no VIRTIO_BALLOON_F_PAGE_POISON).
  *
  * Threads: the loop's. One request frees at most what its buffers name; after a few of them the loop is
  * given to others.

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fs_write.h"
 #include "iov.h"
 #include "util.h"
 #include "virtiofs_internal.h"
@@ -69,22 +70,6 @@ static bool serve_read(struct virtiofs_lane *l, size_t *ret_len)
 	return true;
 }
 
-static int serve_write_flags(const struct fuse_write_in *in)
-{
-	int flags = 0;
-
-	/* Pages written back from memory mappings have their place; the flags do not apply. */
-	if (in->write_flags & FUSE_WRITE_CACHE)
-		return 0;
-	if (in->flags & O_APPEND)
-		flags |= RWF_APPEND;
-	if ((in->flags & O_SYNC) == O_SYNC)
-		flags |= RWF_SYNC;
-	else if (in->flags & O_DSYNC)
-		flags |= RWF_DSYNC;
-	return flags;
-}
-
 /* Bits that a write may clear, and which harpoon-fs knows when to keep. */
 static bool serve_has_set_id_bits(int fd)
 {
@@ -114,7 +99,7 @@ static bool serve_write(struct virtiofs_lane *l, size_t *ret_len)
 	}
 	nr = iov_slice(serve_request(l), l->chain.nr_readable, off, in->size, l->iov,
 		       ARRAY_SIZE(l->iov));
-	n = pwritev2(fd, l->iov, (int)nr, (off_t)in->offset, serve_write_flags(in));
+	n = pwritev2(fd, l->iov, (int)nr, (off_t)in->offset, fs_write_flags(in));
 	*ret_len = serve_answer(l, n < 0 ? -errno : 0, sizeof(out));
 	if (n >= 0) {
 		out.size = (uint32_t)n;

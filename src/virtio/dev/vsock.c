@@ -373,6 +373,32 @@ static void vsock_on_connect_timeout(void *ctx)
 	virtio_device_unlock(&v->dev);
 }
 
+/* A guest that stands still cannot answer. */
+static void vsock_arm_connect_timeout(struct vsock_stream *s)
+{
+	struct vsock *v = s->v;
+
+	if (!v->paused)
+		loop_timer_arm(v->loop, &s->timer, v->params.connect_timeout_ms * 1000000ull,
+			       vsock_on_connect_timeout, s);
+}
+
+void vsock_set_paused(struct virtio_device *dev, bool paused)
+{
+	struct vsock *v = vsock_of(dev);
+	struct vsock_stream *s;
+
+	virtio_device_lock(dev);
+	v->paused = paused;
+	list_for_each (s, &v->streams, link) {
+		if (s->over || s->state != VSOCK_CONNECTING)
+			continue;
+		loop_timer_cancel(&s->timer);
+		vsock_arm_connect_timeout(s);
+	}
+	virtio_device_unlock(dev);
+}
+
 static bool vsock_is_up(const struct vsock *v)
 {
 	const struct virtio_queue *rx = &v->dev.queues[VSOCK_QUEUE_RX];
@@ -427,8 +453,7 @@ int vsock_connect(struct virtio_device *dev, uint32_t host_port, uint32_t guest_
 		}
 	}
 	if (!r) {
-		loop_timer_arm(v->loop, &s->timer, v->params.connect_timeout_ms * 1000000ull,
-			       vsock_on_connect_timeout, s);
+		vsock_arm_connect_timeout(s);
 		vsock_stream_want(s, VSOCK_WANT_REQUEST);
 		vsock_pump(v);
 		if (ret)

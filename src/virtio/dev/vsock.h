@@ -27,7 +27,8 @@
 #define VSOCK_BYTES_MAX (32u << 20)
 #define VSOCK_HOST_CID 2
 /* Time counts while the VM is paused, too. */
-#define VSOCK_CONNECT_TIMEOUT_MS 10000
+/* Longer than a shim waits for a clone that does not answer. */
+#define VSOCK_CONNECT_TIMEOUT_MS 30000
 
 struct vsock_stream;
 
@@ -56,7 +57,7 @@ struct vsock_params {
 	int (*on_connect)(void *ctx, uint32_t host_port, uint32_t guest_port,
 			  struct vsock_accept *ret);
 	void *ctx;
-	/* How long vsock_connect() waits for the guest's answer; 0 = VSOCK_CONNECT_TIMEOUT_MS. */
+	/* How long vsock_connect() waits for the answer of a guest that runs; 0 = VSOCK_CONNECT_TIMEOUT_MS. */
 	uint32_t connect_timeout_ms;
 };
 
@@ -74,6 +75,9 @@ int vsock_connect(struct virtio_device *dev, uint32_t host_port, uint32_t guest_
 		  int wfd, vsock_done_fn done, void *ctx, struct vsock_stream **ret);
 /* Cuts a stream off: closes its descriptors, tells the guest; done follows with -ECANCELED. */
 void vsock_detach(struct vsock_stream *s);
+
+/* Between the two nobody's time runs out; it begins anew then. Loop's thread. */
+void vsock_set_paused(struct virtio_device *dev, bool paused);
 
 /* Has the guest's driver come up (DRIVER_OK)? */
 bool vsock_is_ready(struct virtio_device *dev);
