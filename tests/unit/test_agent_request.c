@@ -161,6 +161,56 @@ static void test_device_rules(void **state)
 	expect(&f, -EINVAL, "number");
 }
 
+static void test_disk_rules(void **state)
+{
+	struct fixture f;
+	AGENT_PB(Disk) disk = HARPOON__AGENT__V1__DISK__INIT, *disks[REQUEST_DISKS_MAX + 1];
+	AGENT_PB(RootMount) mount = HARPOON__AGENT__V1__ROOT_MOUNT__INIT, *mounts[1] = {&mount};
+	char *folder[1] = {"0/a"}, longest[REQUEST_PATH_MAX + 2];
+
+	for (size_t i = 0; i < ARRAY_SIZE(disks); i++)
+		disks[i] = &disk;
+	memset(longest, 'x', sizeof(longest));
+	longest[sizeof(longest) - 1] = '\0';
+	fixture_init(&f);
+	f.create.disks = disks;
+	f.create.n_disks = 1;
+	disk.serial = "harpoon-0";
+	disk.access = 7;
+	expect(&f, 0, "");
+	disk.access = 8;
+	expect(&f, -EINVAL, "access 8");
+	disk.access = 0;
+	disk.serial = "";
+	expect(&f, -EINVAL, "serial number");
+	disk.serial = "a/b";
+	expect(&f, -EINVAL, "serial number");
+	disk.serial = "012345678901234567890";
+	expect(&f, -EINVAL, "serial number");
+	disk.serial = "harpoon-0";
+	f.create.n_disks = ARRAY_SIZE(disks);
+	expect(&f, -EINVAL, "17 disks");
+	f.create.n_disks = 1;
+	/* A list of mounts is in the place of the share */
+	f.create.root_share = "";
+	expect(&f, -EINVAL, "share name");
+	f.create.root_mounts = mounts;
+	f.create.n_root_mounts = 1;
+	mount.folders = folder;
+	mount.n_folders = 1;
+	expect(&f, 0, "");
+	folder[0] = longest;
+	expect(&f, -EINVAL, "folder is longer");
+	mount.n_folders = 0;
+	mount.data = longest;
+	expect(&f, -EINVAL, "data is longer");
+	mount.data = "";
+	mount.target = longest;
+	expect(&f, -EINVAL, "target is longer");
+	f.create.n_root_mounts = REQUEST_ROOT_MOUNTS_MAX + 1;
+	expect(&f, -EINVAL, "257 mounts");
+}
+
 static void test_spec_rules(void **state)
 {
 	AGENT_PB(DeviceRule)
@@ -248,6 +298,7 @@ int main(void)
 		cmocka_unit_test(test_stream_rules),
 		cmocka_unit_test(test_namespace_and_mapping_rules),
 		cmocka_unit_test(test_device_rules),
+		cmocka_unit_test(test_disk_rules),
 		cmocka_unit_test(test_spec_rules),
 		cmocka_unit_test(test_home_in_passwd),
 		cmocka_unit_test(test_map_of_ids),

@@ -94,6 +94,39 @@ static void test_qemu_args_nics(void **state)
 	qemu_args_free(argv);
 }
 
+/* Descriptors behind those of network devices; a file here, so no host device. */
+static void test_qemu_args_disks(void **state)
+{
+	cleanup_close int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	const struct hv_nic nic = {HV_NIC_TAP, 100};
+	const struct hv_disk disks[] = {{fd, true}, {fd, false}};
+	const struct qemu_args a = {.qemu = "/usr/bin/q",
+				    .kernel = "/kernel",
+				    .initrd = "/initrd",
+				    .kernel_args = "",
+				    .id = "x",
+				    .nr_vcpus = 1,
+				    .mem_bytes = 96u << 20,
+				    .nics = &nic,
+				    .nr_nics = 1,
+				    .disks = disks,
+				    .nr_disks = 2};
+	char **argv = qemu_args_build(&a);
+	cleanup_free char *first = xasprintf("fd=%d,set=16", QEMU_FD_NIC + 1);
+	cleanup_free char *second = xasprintf("fd=%d,set=17", QEMU_FD_NIC + 2);
+
+	assert_true(has_value(argv, "-add-fd", first));
+	assert_true(has_value(argv, "-add-fd", second));
+	assert_true(has_value(argv, "-blockdev",
+			      "driver=file,node-name=disk0,filename=/dev/fdset/16,read-only=on,"
+			      "locking=off,discard=unmap"));
+	assert_true(has_value(argv, "-blockdev",
+			      "driver=file,node-name=disk1,filename=/dev/fdset/17,read-only=off,"
+			      "locking=off,discard=unmap"));
+	assert_true(has_value(argv, "-device", "virtio-blk-device,drive=disk1,serial=harpoon-1"));
+	qemu_args_free(argv);
+}
+
 static void test_qemu_args(void **state)
 {
 	const struct qemu_args a = {.qemu = "/usr/bin/q",
@@ -507,12 +540,12 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_qemu_args),	cmocka_unit_test(test_qemu_args_nics),
-		cmocka_unit_test(test_kernel_args),	cmocka_unit_test(test_host_tsc),
-		cmocka_unit_test(test_qemu_versions),	cmocka_unit_test(test_escape),
-		cmocka_unit_test(test_lines),		cmocka_unit_test(test_console),
-		cmocka_unit_test(test_console_bounded), cmocka_unit_test(test_procs_parse),
-		cmocka_unit_test(test_cleanup_state),	cmocka_unit_test(test_choice),
-		cmocka_unit_test(test_bad_params),
+		cmocka_unit_test(test_qemu_args_disks), cmocka_unit_test(test_kernel_args),
+		cmocka_unit_test(test_host_tsc),	cmocka_unit_test(test_qemu_versions),
+		cmocka_unit_test(test_escape),		cmocka_unit_test(test_lines),
+		cmocka_unit_test(test_console),		cmocka_unit_test(test_console_bounded),
+		cmocka_unit_test(test_procs_parse),	cmocka_unit_test(test_cleanup_state),
+		cmocka_unit_test(test_choice),		cmocka_unit_test(test_bad_params),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
