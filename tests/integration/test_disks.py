@@ -409,6 +409,26 @@ def test_root_on_an_image(box, folder, tree, kind_of):
         assert code == 0 and journal_is_clean(image), text
 
 
+def remove_snapshots(box, snapshotter):
+    snapshots = ["snapshots", "--snapshotter", snapshotter]
+    while keys := [line.split()[0] for line in box.ctr(*snapshots, "ls").out.splitlines()[1:]]:
+        # From the leaves to the root
+        tries = [box.ctr(*snapshots, "rm", key) for key in keys]
+        # The garbage collector may have been faster
+        assert any(done.code == 0 or "not found" in done.err for done in tries), tries
+    box.collect_garbage()
+
+
+def import_layers(box, snapshotter):
+    # Not by containerd 2's transfer service, which would have to be told of this snapshotter, too
+    local = ["--local"] if box.daemon.flavour.major >= 2 else []
+    done = box.ctr("image", "import", *local, "--snapshotter", snapshotter, images.ALL["layers"](), timeout=120)
+    assert done.code == 0, done
+
+
+LAYERS = "cat /data/replace; ls -A /data/opaque; stat -c '%a %u:%g' /data/mode; grep ' / ' /proc/mounts; echo x > /f"
+
+
 @pytest.fixture
 def blockfile(box, folder):
     """This containerd with its blockfile snapshotter: snapshots are ext4 images."""
@@ -427,12 +447,7 @@ def blockfile(box, folder):
     config.write_text(before.replace(', "io.containerd.snapshotter.v1.blockfile"', "") + more)
     box.daemon.restart()
     yield "blockfile"
-    snapshots = ["snapshots", "--snapshotter", "blockfile"]
-    while keys := [line.split()[0] for line in box.ctr(*snapshots, "ls").out.splitlines()[1:]]:
-        # From the leaves to the root
-        tries = [box.ctr(*snapshots, "rm", key) for key in keys]
-        # The garbage collector may have been faster
-        assert any(done.code == 0 or "not found" in done.err for done in tries), tries
+    remove_snapshots(box, "blockfile")
     config.write_text(before)
     box.daemon.restart()
     shutil.rmtree(box.daemon.root / "io.containerd.snapshotter.v1.blockfile")
@@ -441,19 +456,28 @@ def blockfile(box, folder):
 @pytest.mark.versions
 def test_blockfile_snapshotter(box, blockfile):
     """containerd's own: two containers of one image, each with a root of its own that the host never mounts."""
-    # Not by containerd 2's transfer service, which would have to be told of this snapshotter, too
-    local = ["--local"] if box.daemon.flavour.major >= 2 else []
-    done = box.ctr("image", "import", *local, "--snapshotter", blockfile, images.ALL["layers"](), timeout=120)
-    assert done.code == 0, done
+    import_layers(box, blockfile)
     name = box.detached("sh", "-c", "echo mine > /f; sleep 1000", image="layers", options=["--snapshotter", blockfile])
     assert not mounts_of("io.containerd.snapshotter.v1.blockfile"), mounts_of("blockfile")
-    script = "cat /data/replace; ls -A /data/opaque; stat -c '%a %u:%g' /data/mode; [ ! -e /f ]; grep ' / ' /proc/mounts"
-    done = box.sh(script, image="layers", options=["--snapshotter", blockfile])
+    done = box.sh("[ ! -e /f ]; " + LAYERS, image="layers", options=["--snapshotter", blockfile])
     lines = done.out.splitlines()
     assert done.code == 0 and lines[:3] == ["new", "above", "4750 1000:2000"] and " / ext4 rw" in lines[3], done
     assert box.execute(name, "cat", "/f") == "mine\n"
     box.kill_and_delete(name)
-    box.collect_garbage()
+
+
+@pytest.mark.versions
+def test_erofs_snapshotter(box):
+    """containerd 2.1 mounts erofs layers itself and hands over an overlay: folders, as ever."""
+    if (box.daemon.flavour.major, box.daemon.flavour.minor) < (2, 1):
+        pytest.skip("containerd has an erofs snapshotter from 2.1 on")
+    import_layers(box, "erofs")
+    try:
+        done = box.sh(LAYERS, image="layers", options=["--snapshotter", "erofs"])
+        lines = done.out.splitlines()
+        assert done.code == 0 and lines[:3] == ["new", "above", "4750 1000:2000"] and " / virtiofs rw" in lines[3], done
+    finally:
+        remove_snapshots(box, "erofs")
 
 
 def test_root_on_a_block_device(box, folder, tree):
@@ -515,7 +539,7 @@ def test_overlay_with_folders_of_the_host(box, folder, tree):
 
 @pytest.mark.smoke
 def test_roots_that_are_none(box, folder, tree):
-    """Corrupt, cut short, of another kind, missing, no image: a sentence each, and nothing left."""
+    """F55: corrupt, cut short, of another kind, missing, no image: a sentence each, and nothing left."""
     own = Own(box, folder)
     good = ext4(folder / "good", 32 * MIB, tree)
     corrupt = folder / "corrupt"
@@ -567,7 +591,7 @@ def test_killed_vm_loses_nothing_that_was_synced(box, folder, tree):
 
 
 def test_file_filler_fills_its_own_disk(box, folder, tree):
-    """ENOSPC inside; the image does not grow."""
+    """F41: ENOSPC inside; the image does not grow."""
     image = ext4(folder / "root.img", 32 * MIB, tree)
     own = Own(box, folder)
     own.rootfs = [{"type": "ext4", "source": str(image), "options": ["loop"]}]
