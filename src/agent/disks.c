@@ -352,6 +352,7 @@ int disks_prepare(struct disks *d, const struct agent_params *params,
 		return 0;
 	if (!params->disk_dir)
 		return err_say(err, -EOPNOTSUPP, "there are no disks here");
+	d->dev_dir = params->dev_dir;
 	for (size_t i = 0; i < r->n_disks; i++)
 		if (disks_look_up(d, params, r->disks[i], err))
 			return err->code;
@@ -365,23 +366,45 @@ int disks_prepare(struct disks *d, const struct agent_params *params,
  * Read-only first: that writes everything out and marks the file system clean, which unmounting alone does only with
  * its last user, and the kernel may still be busy with the mounts that the container's processes had of it.
  */
-static void disks_unmount(const char *path)
+static int disks_make_read_only(const char *path)
 {
 	const struct timespec wait = {.tv_nsec = DISKS_RELEASE_NS};
-	int tries = 0;
 
-	while (sys_mount(NULL, path, NULL, MS_REMOUNT | MS_RDONLY, NULL) && errno == EBUSY &&
-	       tries++ < DISKS_RELEASE_TRIES)
+	for (int tries = 0; tries < DISKS_RELEASE_TRIES; tries++) {
+		if (!sys_mount(NULL, path, NULL, MS_REMOUNT | MS_RDONLY, NULL))
+			return 0;
+		if (errno != EBUSY)
+			break;
 		nanosleep(&wait, NULL);
+	}
+	return -errno;
+}
+
+static void disks_unmount(const char *path)
+{
+	if (disks_make_read_only(path)) {
+		cleanup_close int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+		if (fd < 0 || syncfs(fd))
+			log_warn("disks", "write out '%s': %s", path, strerror(errno));
+	}
 	if (sys_umount2(path, SYS_UMOUNT_NOFOLLOW) &&
 	    sys_umount2(path, SYS_UMOUNT_NOFOLLOW | SYS_MNT_DETACH))
 		log_warn("disks", "unmount '%s': %s", path, strerror(errno));
 }
 
+/* What was written to the node itself. Not sync(2), which would have the host write out everything, too. */
+static void disks_sync_node(const struct disks *d, const struct disk *k)
+{
+	cleanup_free char *path = xasprintf("%s/%s", d->dev_dir, k->node);
+	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || (fsync(fd) && errno != EROFS))
+		log_warn("disks", "write out '%s': %s", path, strerror(errno));
+}
+
 void disks_release(struct disks *d)
 {
-	if (!d->nr)
-		return;
 	while (d->nr_mounts) {
 		char *path = d->mounts[--d->nr_mounts];
 
@@ -391,8 +414,8 @@ void disks_release(struct disks *d)
 	}
 	if (d->dir)
 		rmdir(d->dir);
-	/* What was written to the nodes themselves. */
-	sync();
+	for (; d->nr; d->nr--)
+		disks_sync_node(d, &d->v[d->nr - 1]);
 }
 
 void disks_done(struct disks *d)

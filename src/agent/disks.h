@@ -28,6 +28,7 @@ struct disk {
 struct disks {
 	struct disk v[REQUEST_DISKS_MAX];
 	size_t nr;
+	const char *dev_dir;
 	char *dir;     /* owned: the container's folder of mounts; NULL = none */
 	char *root;    /* owned: where its root file system is; NULL = it is a share */
 	char **mounts; /* owned: what was mounted, in order */

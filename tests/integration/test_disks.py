@@ -467,17 +467,18 @@ def test_blockfile_snapshotter(box, blockfile):
 
 
 @pytest.mark.versions
-def test_erofs_snapshotter(box):
-    """containerd 2.1 mounts erofs layers itself and hands over an overlay: folders, as ever."""
-    if (box.daemon.flavour.major, box.daemon.flavour.minor) < (2, 1):
+@pytest.mark.parametrize("snapshotter", ["native", "erofs"])
+def test_snapshotters_that_give_folders(box, snapshotter):
+    """containerd 2.1 mounts erofs layers itself and hands over an overlay: folders, as with the native one."""
+    if snapshotter == "erofs" and (box.daemon.flavour.major, box.daemon.flavour.minor) < (2, 1):
         pytest.skip("containerd has an erofs snapshotter from 2.1 on")
-    import_layers(box, "erofs")
+    import_layers(box, snapshotter)
     try:
-        done = box.sh(LAYERS, image="layers", options=["--snapshotter", "erofs"])
+        done = box.sh(LAYERS, image="layers", options=["--snapshotter", snapshotter])
         lines = done.out.splitlines()
         assert done.code == 0 and lines[:3] == ["new", "above", "4750 1000:2000"] and " / virtiofs rw" in lines[3], done
     finally:
-        remove_snapshots(box, "erofs")
+        remove_snapshots(box, snapshotter)
 
 
 def test_root_on_a_block_device(box, folder, tree):
