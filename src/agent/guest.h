@@ -19,6 +19,9 @@ int guest_open_channel(struct err *err);
 /* Clock, entropy, hostname. Does nothing of that when the agent is not a guest's init. */
 int guest_configure(const struct agent_params *params, const AGENT_PB(ConfigureRequest) * r,
 		    struct err *err);
+/* Moves the wall clock, if the agent is a guest's init, and tells what it says then. */
+int guest_adjust_clock(const struct agent_params *params, int64_t by_ns, int64_t *ret_now_ns,
+		       struct err *err);
 /* Mounts, cgroups, loopback: after the greeting, and by CreateContainer at the latest. Idempotent. */
 int guest_prepare(const struct agent_params *params, struct err *err);
 /*

@@ -51,6 +51,19 @@ static void service_configure(struct rpc_call *call, const ProtobufCMessage *req
 		log_warn("service", "%s", err.msg);
 }
 
+static void service_clock(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
+{
+	AGENT_PB(ClockResponse) response = HARPOON__AGENT__V1__CLOCK_RESPONSE__INIT;
+	const AGENT_PB(ClockRequest) *r = (const void *)request;
+	struct agent *a = ctx;
+	struct err err = {0};
+
+	if (guest_adjust_clock(a->params, r->adjust_ns, &response.realtime_ns, &err))
+		rpc_fail_err(call, &err);
+	else
+		rpc_reply(call, &response.base);
+}
+
 static void service_create(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
 {
 	const AGENT_PB(CreateContainerRequest) *r = (const void *)request;
@@ -355,6 +368,7 @@ static void service_shutdown(struct rpc_call *call, const ProtobufCMessage *requ
 
 static const struct rpc_method service_methods[] = {
 	{"Configure", SERVICE_TYPE(configure_request), SERVICE_TYPE(empty), service_configure},
+	{"Clock", SERVICE_TYPE(clock_request), SERVICE_TYPE(clock_response), service_clock},
 	{"Network", SERVICE_TYPE(network_request), SERVICE_TYPE(empty), service_network},
 	{"Listen", SERVICE_TYPE(listen_request), SERVICE_TYPE(empty), service_listen},
 	{"Accept", SERVICE_TYPE(accept_request), SERVICE_TYPE(accept_response), service_accept},

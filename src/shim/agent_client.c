@@ -20,6 +20,7 @@ static const struct {
 	const ProtobufCMessageDescriptor *response; /* NULL = nothing to know */
 } agent_methods[] = {
 	[AGENT_CONFIGURE] = {"Configure", NULL},
+	[AGENT_CLOCK] = {"Clock", &harpoon__agent__v1__clock_response__descriptor},
 	[AGENT_NETWORK] = {"Network", NULL},
 	[AGENT_CREATE_CONTAINER] = {"CreateContainer",
 				    &harpoon__agent__v1__create_container_response__descriptor},

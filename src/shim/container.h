@@ -45,9 +45,13 @@ struct checkpoint;
 
 /* clock.c */
 struct clock_state {
-	bool busy;
-	unsigned int tries;
-	uint64_t sent_ns, rtt_ns;
+	bool busy, again;
+	unsigned int samples;
+	uint64_t sent_ns;
+	int64_t sent_real_ns; /* the same moment, CLOCK_REALTIME */
+	/* Of the quickest exchange: what it took, and how far ahead of ours the guest's clock was. */
+	uint64_t best_ns;
+	int64_t best_ahead_ns;
 	loop_fn done;
 };
 

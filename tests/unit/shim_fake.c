@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent.pb-c.h"
@@ -225,8 +226,31 @@ static void fake_on_thaw(struct rpc_call *call, const ProtobufCMessage *m, void 
 	rpc_reply_empty(call);
 }
 
+/* Sets the clock at once, as far as it goes, and may take its time to say so. */
+static void fake_on_configure(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	if (fake.slow_configures) {
+		fake.slow_configures--;
+		usleep(30000);
+	}
+	rpc_reply_empty(call);
+}
+
+static void fake_on_clock(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
+{
+	PB(ClockResponse) r = HARPOON__AGENT__V1__CLOCK_RESPONSE__INIT;
+	struct timespec now;
+
+	fake.clock_ahead_ns += ((const PB(ClockRequest) *)(const void *)m)->adjust_ns;
+	clock_gettime(CLOCK_REALTIME, &now);
+	r.realtime_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec + fake.clock_ahead_ns;
+	rpc_reply(call, &r.base);
+}
+
 static const struct rpc_method fake_methods[] = {
-	{"Configure", &FN(configure_request__descriptor), &FN(empty__descriptor), fake_on_empty},
+	{"Configure", &FN(configure_request__descriptor), &FN(empty__descriptor),
+	 fake_on_configure},
+	{"Clock", &FN(clock_request__descriptor), &FN(clock_response__descriptor), fake_on_clock},
 	{"CreateContainer", &FN(create_container_request__descriptor),
 	 &FN(create_container_response__descriptor), fake_on_create},
 	{"Exec", &FN(exec_request__descriptor), &FN(empty__descriptor), fake_on_exec},

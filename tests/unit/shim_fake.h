@@ -44,7 +44,9 @@ struct fake {
 	pid_t pid;
 	unsigned int nr_vms, nr_shares;
 	bool paused, frozen;
-	const char *save_error; /* of a checkpoint; NULL = it is made */
+	unsigned int slow_configures; /* so many are answered late */
+	int64_t clock_ahead_ns;	      /* of the guest */
+	const char *save_error;	      /* of a checkpoint; NULL = it is made */
 	char note[256];
 	uint32_t last_signal;
 	unsigned int nr_signals;

@@ -640,6 +640,24 @@ static void test_pause_holds_signals(void **state)
 	assert_string_equal(env->log, "create start paused resumed paused exit:c1:137 ");
 }
 
+/* The guest took long to take the time that it was told: it is asked, and set right by the difference. */
+static void test_clock_of_a_slow_guest(void **state)
+{
+	struct answer a;
+
+	NEED_ROOT();
+	fake.slow_configures = 2;
+	fake.clock_ahead_ns = -41000000;
+	create_and_start();
+	assert_in_range(fake.clock_ahead_ns + 10000000, 0, 20000000);
+	/* One that is quick is believed. */
+	fake.clock_ahead_ns = 41000000;
+	call("Pause", "", &a);
+	call("Resume", "", &a);
+	settle();
+	assert_int_equal(fake.clock_ahead_ns, 41000000);
+}
+
 /* Not answered before every processor of the VM stands still. */
 static void test_pause_waits(void **state)
 {
@@ -1218,6 +1236,7 @@ int main(void)
 		T(test_kill_without_the_agent),
 		T(test_kill_that_does_not_end_it),
 		T(test_pause_holds_signals),
+		T(test_clock_of_a_slow_guest),
 		T(test_pause_waits),
 		T(test_checkpoint),
 		T(test_checkpoint_fails),
