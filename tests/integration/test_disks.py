@@ -264,6 +264,21 @@ def test_image_in_use(box, folder):
     assert two.run_to_end("ls /data") == "lost+found\n"
 
 
+IO = {"io": (6, {"usage": (1, [{"major": (1, "u"), "minor": (2, "u"), "rbytes": (3, "u"), "wbytes": (4, "u")}])})}
+
+
+def test_stats_count_what_goes_to_a_disk(box, folder):
+    """8 MiB written and synced are 8 MiB in the statistics, and not much more."""
+    image = ext4(folder / "img", 32 * MIB)
+    own = Own(box, folder)
+    own.spec["mounts"].append({"destination": "/data", "type": "ext4", "source": str(image), "options": ["loop"]})
+    with own.started() as task:
+        task.run("dd if=/dev/zero of=/data/f bs=1M count=8 conv=fsync 2>/dev/null; echo up; sleep 1000", until="up")
+        found = ttrpc.decode(IO, own.client.call("Stats", id=own.id)["stats"]["value"])["io"]["usage"]
+        assert any(8 * MIB <= disk["wbytes"] < 10 * MIB for disk in found), found
+        task.kill()
+
+
 # --- root file systems
 
 class Own:
