@@ -2,7 +2,8 @@
  * The qemu backend: QEMU's microvm machine under TCG, in a jail, controlled by QMP.
  *
  * QEMU gets four descriptors and no name of anything: QMP, the guest's serial console, the byte channel
- * to the agent (a virtio-serial port), the vhost-user socket to harpoon-fs. It dies with us.
+ * to the agent (a virtio-serial port), the vhost-user socket to harpoon-fs; and one of each network device and disk. It
+ * dies with us.
  *
  * How it ended is told by three witnesses, the better ones first: QMP's SHUTDOWN event, the exit status,
  * and the console. A guest without ACPI can only reset, so a clean end is a reset that the kernel
