@@ -151,7 +151,7 @@ class Containerd:
         self.extra_env = dict(env or {})
         self.templates = os.environ.get("HARPOON_TEST_TEMPLATES", "auto")
         # Kept from one session to the next: what is in it is known by what shaped it.
-        self.template_dir = paths.BUILD / "templates"
+        self.template_dir = pathlib.Path(os.environ.get("HARPOON_TEST_FOLDER", paths.BUILD)) / "templates"
 
     def prepare(self):
         """Makes folders and configuration. The socket path must fit in a sockaddr_un."""

@@ -29,7 +29,7 @@ from harpoonlib import flavours, images, leaks, netlab, paths, ttrpc  # noqa: E4
 from harpoonlib.containerd import shim_pids, vm_processes, wait_until  # noqa: E402
 
 RUNTIME = os.environ.get("HARPOON_TEST_RUNTIME", paths.RUNTIME)
-BUILD = pathlib.Path(os.environ.get("HARPOON_TEST_BUILD", paths.HOST_BUILD))
+BUILD = paths.ROOT / os.environ.get("HARPOON_TEST_BUILD", paths.HOST_BUILD)
 IS_HARPOON = "harpoon" in RUNTIME
 # What the same is asked of, to compare.
 RUNC = "io.containerd.runc.v2"

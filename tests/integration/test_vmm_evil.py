@@ -57,6 +57,7 @@ def test_evil_guest_in_the_jail(tmp_path, seed, rounds, last):
     pytest.fail(f"no guest came to its last round: {said}")
 
 
+@pytest.mark.smoke
 def test_greeting_that_is_none(tmp_path):
     said = _attack(tmp_path, 14, 60, 0, 1)
     assert re.search(r"the agent('s greeting has \d+ bytes| speaks protocol)|crashed|died|reset", said), said

@@ -122,6 +122,7 @@ def _fds(vmm):
     return {target: sorted(numbers) for target, numbers in found.items()}
 
 
+@pytest.mark.smoke
 def test_rights(vmm):
     uid = UID_BASE + vmm.pid
     threads = vmm.threads()
