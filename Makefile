@@ -6,7 +6,7 @@ DESTDIR ?=
 SYSCONFDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc,$(PREFIX)/etc)
 # Seconds per fuzz target of `make fuzz`
 FUZZ_SECONDS ?= 60
-# Arguments for pytest in the nested host, say '-k hello'; those marked smoke without
+# Arguments for pytest in the nested host, say '-k hello'; those marked nested and nested_kvm without
 NESTED ?=
 
 SHELL := /bin/bash

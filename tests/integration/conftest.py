@@ -8,6 +8,7 @@ off), HARPOON_TEST_FOLDER where the work is done, HARPOON_TEST_SLOWNESS a factor
 them and puts everything in namespaces of its own.
 """
 
+import functools
 import glob
 import itertools
 import json
@@ -108,6 +109,16 @@ class Box:
     def __init__(self, daemon):
         self.daemon = daemon
         self._imported = set()
+
+    @functools.cached_property
+    def vmm(self):
+        """Which program is the VM: a key of harpoon.conf's [programs], and a word in the program's name."""
+        backend = os.environ.get("HARPOON_TEST_BACKEND", "auto")
+        if backend == "auto":
+            command = [BUILD / "src/cli/harpoon", "check"]
+            done = subprocess.run(command, env=self.daemon.env(), capture_output=True, text=True, check=False)
+            backend = re.search(r"^\S+ +backend +(\w+)", done.stdout, re.M).group(1)
+        return "vmm" if backend == "kvm" else "qemu"
 
     def log_since(self, offset):
         try:

@@ -10,12 +10,12 @@ import time
 import pytest
 from conftest import IS_HARPOON
 from harpoonlib import ttrpc
-from harpoonlib.containerd import wait_until
+from harpoonlib.containerd import SLOWNESS, wait_until
 
 pytestmark = [pytest.mark.harpoon, pytest.mark.skipif(not IS_HARPOON, reason="about harpoon's VMs")]
 
 # A dead VM is an exited task within this time.
-DEATH_S = 2
+DEATH_S = 2 * SLOWNESS
 
 
 class Task:
@@ -61,6 +61,7 @@ class Task:
         assert words.count("exit") == 1 and words[-2:] == ["exit", "delete"], words
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
 def test_vm_dies_of_a_signal(box, events, number):
     """F01, F05: the VM's process is killed, and dies of a fault. (It is the first of its pid namespace: what it does not
@@ -146,21 +147,21 @@ def test_vm_dies_before_it_is_ready(box, events):
     process = box.background("true", name=name)
     notes = box.bundle(name) / "harpoon/processes"
 
-    def qemu():
+    def vmm():
         try:
             lines = [line.split() for line in notes.read_text().splitlines()]
         except OSError:
             return 0
         for line in lines:
             try:
-                if "qemu" in os.readlink(f"/proc/{line[1]}/exe"):
+                if box.vmm in os.readlink(f"/proc/{line[1]}/exe"):
                     return int(line[1])
             except OSError:
                 pass
         return 0
 
-    assert wait_until(lambda: qemu() or process.poll() is not None, 20, 0.002)
-    os.kill(qemu(), signal.SIGKILL)
+    assert wait_until(lambda: vmm() or process.poll() is not None, 20, 0.002)
+    os.kill(vmm(), signal.SIGKILL)
     start = time.monotonic()
     _, err = process.communicate(timeout=20)
     assert process.returncode != 0 and time.monotonic() - start < DEATH_S + 1, err

@@ -10,6 +10,7 @@ from conftest import RUNTIME
 from harpoonlib.containerd import wait_until
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.versions
 @pytest.mark.smoke
 def test_detached_from_start_to_end(box):
@@ -23,6 +24,7 @@ def test_detached_from_start_to_end(box):
     assert name not in box.daemon.tasks()
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.versions
 @pytest.mark.smoke
 def test_sigterm_to_a_process_that_handles_it(box):
@@ -111,6 +113,7 @@ def test_ps(box):
     box.kill_and_delete(name)
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.versions
 @pytest.mark.smoke
 def test_exec(box):
@@ -173,6 +176,7 @@ def test_exec_killed_alone(box):
     box.kill_and_delete(name)
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.versions
 @pytest.mark.smoke
 def test_pause_and_resume(box):

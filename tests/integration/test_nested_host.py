@@ -6,11 +6,12 @@ import subprocess
 
 import pytest
 
+from conftest import BUILD
 from harpoonlib import paths
 
 pytestmark = pytest.mark.nested
 
-CLI = pathlib.Path(os.environ.get("HARPOON_TEST_BUILD", paths.HOST_BUILD)) / "src/cli/harpoon"
+CLI = BUILD / "src/cli/harpoon"
 # As for a container's VM, but with a console that tells what happens; without its channel the agent ends at once.
 MACHINE = "microvm,pit=on,pic=on,rtc=on,acpi=off,x-option-roms=off,isa-serial=on"
 QEMU = [
@@ -24,6 +25,15 @@ def test_kvm_is_native():
     done = subprocess.run([CLI, "check"], capture_output=True, text=True, timeout=60, check=False)
     line = next(line for line in done.stdout.splitlines() if line.split()[1] == "KVM")
     assert line.startswith("ok ") and "native speed" in line, done.stdout
+
+
+def test_auto_takes_kvm(tmp_path):
+    conf = tmp_path / "harpoon.conf"
+    conf.write_text(f"[programs]\nvmm = {BUILD}/src/vmm/harpoon-vmm\n")
+    env = dict(os.environ, HARPOON_CONFIG=str(conf))
+    done = subprocess.run([CLI, "check"], env=env, capture_output=True, text=True, timeout=60, check=False)
+    line = next(line for line in done.stdout.splitlines() if line.split()[1] == "backend")
+    assert line.split()[:3] == ["ok", "backend", "kvm"], done.stdout
 
 
 def test_guest_kernel_boots_on_this_kvm():

@@ -128,6 +128,7 @@ def test_no_network_is_loopback_only(box):
     assert done.out.splitlines()[0] == "lo" and "eth" not in done.out and "pong" in done.out, done
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.smoke
 def test_cni_bridge(box, cni):
     """ctr gives the namespace its interface between Create and Start."""

@@ -8,6 +8,7 @@ import tarfile
 import pytest
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.smoke
 def test_layers(box):
     """Whiteouts, opaque folders, modes and owners of a three-layer image."""
@@ -70,6 +71,7 @@ def test_read_only_root(box):
     assert done.err.lower().count("read-only file system") == 3, done
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.smoke
 def test_bind_mount_of_a_folder(box, host_folder):
     (host_folder / "in").write_text("from the host\n")

@@ -26,6 +26,7 @@ def pattern_sha256(mib):
     return digest.hexdigest()
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.versions
 @pytest.mark.smoke
 def test_out_and_err_are_separate(box):
@@ -77,6 +78,7 @@ def test_both_streams_full_at_once(box):
     assert out == err == [8 << 20, pattern_sha256(8)]
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.versions
 @pytest.mark.smoke
 def test_stdin_small(box):
@@ -221,6 +223,7 @@ def test_unknown_log_uri(box):
     assert done.code == 1 and "nosuch" in done.err, done
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.versions
 @pytest.mark.smoke
 def test_terminal(box):

@@ -122,6 +122,7 @@ class Store:
         assert clone, log
 
 
+@pytest.mark.nested_kvm
 @pytest.mark.smoke
 def test_containers_are_clones(box):
     name = box.detached("sleep", "1000")
