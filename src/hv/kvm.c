@@ -25,9 +25,10 @@
 #include "text.h"
 
 #define KVM_PAGE 4096u
-/* Virtio devices of a machine (docs/vmm.md), and how many of them every VM of ours has. */
+/* Virtio devices of a machine (docs/vmm.md), and how many of them every VM of ours has:
+ * vsock, file system, balloon, entropy. */
 #define KVM_SLOTS 19
-#define KVM_SLOTS_TAKEN 3
+#define KVM_SLOTS_TAKEN 4
 #define KVM_CALL_TIMEOUT_NS 5000000000ull
 #define KVM_SAVE_TIMEOUT_NS 60000000000ull
 
