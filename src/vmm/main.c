@@ -30,6 +30,12 @@ static int main_serve(struct err *err)
 	return r ? err_set(err, r, "wait for events") : 0;
 }
 
+/* The first process of a pid namespace gets only signals that it handles: SIGTERM would not end the VM. */
+static void main_on_term(int sig)
+{
+	_exit(128 + sig);
+}
+
 int main(int argc, char **argv)
 {
 	struct err err = {0};
@@ -45,6 +51,7 @@ int main(int argc, char **argv)
 	}
 	log_init(STDERR_FILENO, LOG_LEVEL_WARN, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGTERM, main_on_term);
 	/* No dump, no debugger: its memory is the guest's. */
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	if (main_serve(&err)) {

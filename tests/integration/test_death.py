@@ -61,11 +61,12 @@ class Task:
         assert words.count("exit") == 1 and words[-2:] == ["exit", "delete"], words
 
 
-@pytest.mark.nested_kvm
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.nested_kvm), signal.SIGBUS])
 def test_vm_dies_of_a_signal(box, events, number):
     """F01, F05: the VM's process is killed, and dies of a fault. (It is the first of its pid namespace: what it does not
     handle itself reaches it only as SIGKILL.)"""
+    if number != signal.SIGKILL and box.vmm == "vmm":
+        pytest.skip("harpoon-vmm handles no SIGBUS, so from outside its pid namespace none reaches it")
     task = Task(box)
     start = box.log_size()
     os.kill(task.pid, number)

@@ -134,9 +134,9 @@ def test_rights(vmm):
             assert int(status[capabilities], 16) == 0, capabilities
         assert status["NoNewPrivs"] == "1"
         assert (status["Seccomp"], status["Seccomp_filters"]) == ("2", "1")
-        # SIGPIPE is ignored; SIGUSR1 kicks a vCPU; the C library has one for threads
+        # SIGPIPE is ignored; SIGTERM ends it; SIGUSR1 kicks a vCPU; the C library has one for threads
         assert int(status["SigIgn"], 16) == 1 << (signal.SIGPIPE - 1)
-        assert int(status["SigCgt"], 16) & ~(3 << 31) == 1 << (signal.SIGUSR1 - 1)
+        assert int(status["SigCgt"], 16) & ~(3 << 31) == 1 << (signal.SIGUSR1 - 1) | 1 << (signal.SIGTERM - 1)
         assert int(status["SigBlk"], 16) == 0
         assert status["Umask"] == "0077"
     # The first process of its pid namespace, and leader of its session there
@@ -201,6 +201,12 @@ def test_limits(vmm):
     # The loop, the vCPUs, room for workers: some of the file system's, one for each disk there may be
     assert limits["processes"] == (str(VCPUS + 1 + 16 + 16),) * 2
     assert limits["open files"] == ("16384",) * 2
+
+
+def test_ends_of_sigterm(vmm):
+    os.kill(vmm.pid, signal.SIGTERM)
+    out, _ = vmm.shim.communicate(timeout=10)
+    assert b"killed by signal 15" in out or b"exited with code 143" in out, out
 
 
 def test_dies_with_its_shim(vmm):
