@@ -16,9 +16,9 @@ static bool backend_has_vmm(const struct config *c)
 	return !access(c->vmm, X_OK);
 }
 
-static void backend_take_qemu(struct hv_choice *ret, const char *why)
+static void backend_take(struct hv_choice *ret, enum config_backend backend, const char *why)
 {
-	ret->backend = CONFIG_BACKEND_QEMU;
+	ret->backend = backend;
 	snprintf(ret->why, sizeof(ret->why), "%s", why);
 }
 
@@ -33,34 +33,31 @@ static int backend_check_kvm(const struct config *c, struct hv_choice *ret, stru
 		return err_set(err, -errno,
 			       "backend 'kvm' was asked for, but /dev/kvm cannot be used; load the "
 			       "kvm module, or set backend = auto");
-	ret->backend = CONFIG_BACKEND_KVM;
-	snprintf(ret->why, sizeof(ret->why), "asked for by the configuration");
+	backend_take(ret, CONFIG_BACKEND_KVM, "asked for by the configuration");
 	return 0;
 }
 
 int hv_choose_backend(const struct config *c, struct hv_choice *ret, struct err *err)
 {
 	struct probe_kvm kvm;
-	char why[sizeof(ret->why)];
 
 	switch (c->backend) {
 	case CONFIG_BACKEND_KVM:
 		return backend_check_kvm(c, ret, err);
 	case CONFIG_BACKEND_QEMU:
-		backend_take_qemu(ret, "asked for by the configuration");
+		backend_take(ret, CONFIG_BACKEND_QEMU, "asked for by the configuration");
 		return 0;
 	case CONFIG_BACKEND_AUTO:
 	case CONFIG_BACKEND_MAX:
 		break;
 	}
 	if (!backend_has_vmm(c)) {
-		backend_take_qemu(ret,
-				  "harpoon-vmm, which the kvm backend needs, is not installed");
+		backend_take(ret, CONFIG_BACKEND_QEMU,
+			     "harpoon-vmm, which the kvm backend needs, is not installed");
 		return 0;
 	}
 	probe_kvm_cached(&kvm);
-	snprintf(why, sizeof(why), "%s%s", kvm.text,
-		 kvm.state == PROBE_KVM_NATIVE ? "; backend = kvm has to be asked for yet" : "");
-	backend_take_qemu(ret, why);
+	backend_take(ret, kvm.state == PROBE_KVM_NATIVE ? CONFIG_BACKEND_KVM : CONFIG_BACKEND_QEMU,
+		     kvm.text);
 	return 0;
 }
