@@ -146,7 +146,6 @@ def test_restart_loop(box):
 
 
 
-@pytest.mark.nested_kvm
 @pytest.mark.versions
 def test_oom_kill_of_the_container(box, events):
     """F23: TaskOOM before the exit, 137."""
