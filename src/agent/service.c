@@ -15,6 +15,7 @@
 #include "log.h"
 #include "network.h"
 #include "relay.h"
+#include "replay.h"
 #include "state.h"
 
 /* What Stats sends, as far as the kernel has it. */
@@ -64,6 +65,16 @@ static void service_clock(struct rpc_call *call, const ProtobufCMessage *request
 		rpc_reply(call, &response.base);
 }
 
+/* Trees that others may change, too; the root file system is the container's alone. */
+static bool service_has_volumes(const AGENT_PB(CreateContainerRequest) * r)
+{
+	for (size_t i = 0; i < r->n_mounts; i++) {
+		if (!strncmp(r->mounts[i]->source, "share:", 6))
+			return true;
+	}
+	return false;
+}
+
 static void service_create(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
 {
 	const AGENT_PB(CreateContainerRequest) *r = (const void *)request;
@@ -74,6 +85,8 @@ static void service_create(struct rpc_call *call, const ProtobufCMessage *reques
 	    agent_prepare(a, &err) || guest_mount_shared(a->params, &err) ||
 	    container_create(a, r, call, &err))
 		rpc_fail_err(call, &err);
+	else if (service_has_volumes(r))
+		replay_start(a->params);
 }
 
 static void service_network(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)

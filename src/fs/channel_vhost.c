@@ -78,6 +78,7 @@ static void channel_queue_stop(void *ctx, unsigned int index)
 	pthread_mutex_lock(&q->lock);
 	q->running = false;
 	(void)eventfd_write(q->stop_fd, 1);
+	fs_events_interrupt(c->fs);
 	while (q->nr_inside)
 		pthread_cond_wait(&q->quiet, &q->lock);
 	(void)eventfd_read(q->stop_fd, &value);

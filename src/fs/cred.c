@@ -66,6 +66,8 @@ void fs_cred_leave(struct fs_req *r, const struct fs_cred *c)
 		fs_cred_lost("the user id");
 	if (c->ids && syscall(SYS_setresgid, -1, 0, -1) < 0)
 		fs_cred_lost("the group id");
+	if (c->group && syscall(SYS_setresgid, -1, 0, -1) < 0)
+		fs_cred_lost("the group id");
 	if (c->groups && syscall(SYS_setgroups, 0, NULL) < 0)
 		fs_cred_lost("the groups");
 	if (c->fsetid && fs_cap_set(r->w->caps, r->w->caps) < 0)
@@ -117,6 +119,29 @@ int fs_cred_enter_no_fsetid(struct fs_req *r, struct fs_cred *ret)
 	if (e)
 		return e;
 	ret->fsetid = true;
+	return 0;
+}
+
+int fs_cred_enter_writer(struct fs_req *r, const struct fs_node *node, struct fs_cred *ret)
+{
+	struct statx st;
+	int e;
+
+	*ret = (struct fs_cred){0};
+	e = fs_stat(node->fd, &st);
+	if (e < 0 || !(st.stx_mask & STATX_MODE) || !(st.stx_mode & (S_ISUID | S_ISGID)))
+		return e;
+	e = fs_cred_enter_no_fsetid(r, ret);
+	if (e || !r->w->privileged || !(st.stx_mode & S_ISGID) || (st.stx_mode & S_IXGRP) ||
+	    r->h.gid == (uint32_t)-1)
+		return e;
+	/* Only a member of the group may keep the bit of a file that the group cannot execute. */
+	if (syscall(SYS_setresgid, -1, r->h.gid, -1) < 0) {
+		e = -errno;
+		fs_cred_leave(r, ret);
+		return e;
+	}
+	ret->group = true;
 	return 0;
 }
 

@@ -15,6 +15,7 @@
 #include "fs_internal.h"
 #include "iov.h"
 #include "log.h"
+#include "notify.h"
 
 /* The protocol we speak; 7.31 is the least a guest may. */
 #define FS_FUSE_MINOR 39
@@ -194,6 +195,7 @@ static int fs_op_destroy(struct fs_req *r)
 	fs_lock(r->fs);
 	r->fs->ready = false;
 	fs_unlock(r->fs);
+	fs_notify_reset(r->fs);
 	fs_forget_all(r->fs);
 	return 0;
 }
@@ -285,6 +287,7 @@ static int fs_req_check_session(struct fs_req *r)
 	ready = r->fs->ready;
 	r->dont_mask = r->fs->dont_mask;
 	r->setxattr_ext = r->fs->setxattr_ext;
+	r->is_reader = r->fs->events_reader && r->fs->events_reader == r->h.pid;
 	fs_unlock(r->fs);
 	return ready == (r->h.opcode != FUSE_INIT) ? 0 : -EIO;
 }
@@ -302,9 +305,14 @@ static int fs_req_serve(struct fs_req *r, const struct fs_op *op)
 		return e;
 	if (op->flags & FS_OP_SESSION)
 		return op->fn(r);
-	e = fs_node_get(r->fs, r->h.nodeid, &r->node);
+	if (r->h.nodeid != FS_EVENTS_ID)
+		e = fs_node_get(r->fs, r->h.nodeid, &r->node);
 	if (e < 0)
 		return e;
+	if (fs_notify_serve(r, &e)) {
+		fs_node_put(r->fs, r->node);
+		return e;
+	}
 	if (!r->node && !(op->flags & FS_OP_ROOT))
 		e = op->flags & FS_OP_WRITES ? -EROFS : -EPERM;
 	else if (r->node && (op->flags & FS_OP_WRITES) && fs_export_is_read_only(r->node->export))
@@ -343,6 +351,13 @@ static void fs_worker_tick(struct fs_worker *w)
 	fs_unlock(w->fs);
 }
 
+void fs_worker_park(struct fs_worker *w, bool parked)
+{
+	fs_lock(w->fs);
+	w->parked = parked;
+	fs_unlock(w->fs);
+}
+
 static bool fs_worker_is_awaited(const struct fs *fs)
 {
 	struct fs_worker *w;
@@ -361,7 +376,7 @@ int fs_quiesce_locked(struct fs *fs)
 	int r = 0;
 
 	list_for_each (w, &fs->workers, link)
-		w->awaited = w->serial & 1 ? w->serial : 0;
+		w->awaited = (w->serial & 1) && !w->parked ? w->serial : 0;
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += FS_QUIESCE_MS / 1000;
 	fs->nr_waiting++;

@@ -10,6 +10,7 @@
 #include <linux/magic.h>
 
 #include "fs_internal.h"
+#include "notify.h"
 #include "sys.h"
 
 /* Not in every linux/magic.h. */
@@ -63,6 +64,7 @@ int fs_new(const struct fs_config *config, struct fs **ret, struct err *err)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&fs->request_done, &attr);
 	pthread_condattr_destroy(&attr);
+	fs_notify_init(fs);
 	*ret = fs;
 	return 0;
 }
@@ -78,6 +80,7 @@ void fs_free(struct fs *fs)
 		list_remove(&e->link);
 		fs_export_unref_locked(e);
 	}
+	fs_notify_done(fs);
 	fs_slots_done(&fs->node_slots);
 	fs_slots_done(&fs->handle_slots);
 	free(fs->hash);

@@ -54,6 +54,9 @@ int fs_export_remove(struct fs *fs, const char *name, bool revoke);
 void fs_set_revoke_hook(struct fs *fs, int (*fn)(void *ctx, uint64_t export_id), void *ctx);
 #define FS_QUIESCE_MS 2000
 
+/* Ends a read that waits for changes by others, with nothing; the guest reads again. Any thread. */
+void fs_events_interrupt(struct fs *fs);
+
 /*
  * Saving and restoring what a guest's session is made of, for a virtual machine that is saved and
  * restored; docs/fs.md has the format. No request is being served meanwhile. What is restored is judged

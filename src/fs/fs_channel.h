@@ -46,6 +46,8 @@ enum fs_trunk_type {
 	 * more of them. Answered in kind when nothing uses them any more.
 	 */
 	FS_TRUNK_REVOKE,
+	/* To harpoon-fs, not answered: a request that waits for changes by others ends now (fs_events.h). */
+	FS_TRUNK_INTERRUPT,
 };
 
 struct fs_trunk_msg {

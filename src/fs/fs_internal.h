@@ -91,7 +91,10 @@ struct fs_handle {
 	off_t pos;
 };
 
+struct fs_notify;
+
 struct fs {
+	struct fs_notify *notify; /* owned; constant */
 	int proc_fd;
 	uint64_t max_fds;
 	int dead_fd;	      /* owned: what descriptors of a revoked export become */
@@ -112,6 +115,7 @@ struct fs {
 	dev_t *devs; /* owned: devices seen; the index is the tag of their inode numbers */
 	size_t nr_devs;
 	/* The session, from INIT to DESTROY. */
+	uint32_t events_reader; /* the guest's process that reads of changes by others; 0 = none */
 	bool ready;
 	bool dont_mask;	     /* the guest leaves the umask to us (FUSE_DONT_MASK) */
 	bool setxattr_ext;   /* SETXATTR has its long form (FUSE_SETXATTR_EXT) */
@@ -123,10 +127,11 @@ struct fs_worker {
 	struct list link; /* in fs.workers */
 	uint64_t serial;  /* fs.lock: requests begun and ended; odd = serving one */
 	uint64_t awaited; /* fs.lock: the serial whose end a revocation waits for; 0 = none */
-	bool privileged;  /* may change credentials: always, save in some tests */
-	bool has_devices; /* CAP_MKNOD */
-	uint64_t caps;	  /* permitted capabilities */
-	mode_t umask;	  /* of this thread, now */
+	bool parked;	 /* fs.lock: waits for something other than the host; nobody waits for it */
+	bool privileged; /* may change credentials: always, save in some tests */
+	bool has_devices;	  /* CAP_MKNOD */
+	uint64_t caps;		  /* permitted capabilities */
+	mode_t umask;		  /* of this thread, now */
 	struct fs_handle *opened; /* referenced: by the request being served; NULL = none */
 	struct iovec iov[IOV_MAX];
 	uint8_t in[FS_IN_MAX] __attribute__((aligned(8)));
@@ -152,6 +157,7 @@ struct fs_req {
 	size_t next_name;     /* offset in body of the next name to take */
 	bool dont_mask;	      /* of the session */
 	bool setxattr_ext;
+	bool is_reader; /* it comes from the process that replays changes by others */
 	bool has_group; /* a supplementary group came with the request */
 	gid_t group;
 };
@@ -230,6 +236,7 @@ int fs_node_open(struct fs *fs, const struct fs_node *node, int flags);
 /* cred.c: per-thread identity. A scope that cannot be left again ends the process. */
 struct fs_cred {
 	bool ids;
+	bool group;
 	bool groups;
 	bool fsetid;
 };
@@ -237,11 +244,15 @@ struct fs_cred {
 int fs_cred_enter_user(struct fs_req *r, struct fs_cred *ret);
 /* Acts without CAP_FSETID: the kernel then clears set-user-id and set-group-id bits. */
 int fs_cred_enter_no_fsetid(struct fs_req *r, struct fs_cred *ret);
+/* The same for a call that changes the content of a node's file, as a member of the user's group. */
+int fs_cred_enter_writer(struct fs_req *r, const struct fs_node *node, struct fs_cred *ret);
 void fs_cred_leave(struct fs_req *r, const struct fs_cred *c);
 int fs_cred_init(struct fs_worker *w);
 void fs_umask(struct fs_worker *w, mode_t mask);
 
 /* dispatch.c, for operations */
+/* The request holds nothing and may last: a revocation does not wait for it meanwhile. */
+void fs_worker_park(struct fs_worker *w, bool parked);
 /* The fixed arguments at the start of the body; the table has checked that they are there. */
 static inline const void *fs_args(const struct fs_req *r)
 {

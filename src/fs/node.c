@@ -13,6 +13,7 @@
 #include <sys/sysmacros.h>
 
 #include "fs_internal.h"
+#include "notify.h"
 
 #define FS_HASH_FIRST 1024
 /* Devices told apart by the top 16 bits of inode numbers. */
@@ -179,14 +180,15 @@ static bool fs_node_put_locked(struct fs *fs, struct fs_node *n)
 		return false;
 	fs_hash_remove(fs, n);
 	fs_slots_remove(&fs->node_slots, n->id);
-	fs_export_unref_locked(n->export);
 	fs->nr_nodes--;
 	fs->nr_fds--;
 	return true;
 }
 
-static void fs_node_free(struct fs_node *n)
+static void fs_node_free(struct fs *fs, struct fs_node *n)
 {
+	fs_notify_unwatch(fs, n);
+	fs_export_put(fs, n->export);
 	close(n->fd);
 	free(n);
 }
@@ -201,7 +203,7 @@ void fs_node_put(struct fs *fs, struct fs_node *n)
 	last = fs_node_put_locked(fs, n);
 	fs_unlock(fs);
 	if (last)
-		fs_node_free(n);
+		fs_node_free(fs, n);
 }
 
 void fs_node_forget(struct fs *fs, uint64_t id, uint64_t nlookup)
@@ -218,7 +220,7 @@ void fs_node_forget(struct fs *fs, uint64_t id, uint64_t nlookup)
 	}
 	fs_unlock(fs);
 	if (last)
-		fs_node_free(n);
+		fs_node_free(fs, n);
 }
 
 /* Counts a look-up of an existing node and takes a reference for the caller. */
@@ -365,6 +367,9 @@ int fs_node_enter(struct fs *fs, struct fs_export *export, int fd_taken, struct 
 		*ret = n;
 	}
 	fs_unlock(fs);
+	/* Its descriptor was taken: the node is new. */
+	if (!r && fd < 0)
+		fs_notify_watch(fs, n);
 	return r;
 }
 
@@ -424,7 +429,7 @@ void fs_forget_all(struct fs *fs)
 	while (gone) {
 		struct fs_node *next = gone->hash_next;
 
-		fs_node_free(gone);
+		fs_node_free(fs, gone);
 		gone = next;
 	}
 }

@@ -244,7 +244,7 @@ static int fs_set_size(struct fs_req *r, const struct fuse_setattr_in *in)
 	}
 	fd = h ? h->fd : opened;
 	if (in->valid & FATTR_KILL_SUIDGID)
-		e = fs_cred_enter_no_fsetid(r, &cred);
+		e = fs_cred_enter_writer(r, r->node, &cred);
 	if (!e && ftruncate(fd, (off_t)in->size) < 0)
 		e = -errno;
 	fs_cred_leave(r, &cred);

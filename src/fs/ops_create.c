@@ -245,7 +245,7 @@ static int fs_create_existing(struct fs_req *r, const char *name, int flags, uin
 	if (e)
 		return e;
 	if (open_flags & FUSE_OPEN_KILL_SUIDGID)
-		e = fs_cred_enter_no_fsetid(r, &cred);
+		e = fs_cred_enter_writer(r, node, &cred);
 	fd = e ? e : fs_node_open(r->fs, node, flags);
 	fs_cred_leave(r, &cred);
 	/* fs_answer_created() counts a look-up of its own. */

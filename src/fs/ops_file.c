@@ -24,8 +24,7 @@ int fs_open_flags(const struct fs_export *e, uint32_t guest_flags)
 	int acc = (int)(guest_flags & O_ACCMODE);
 	int flags = acc | (int)(guest_flags & (O_TRUNC | O_SYNC | O_DSYNC | O_NOATIME));
 
-	if (acc == O_ACCMODE)
-		return -EINVAL;
+	/* O_ACCMODE itself is a way to open, too: for neither reading nor writing, with the rights to both. */
 	if (!fs_export_is_read_only(e))
 		return flags;
 	/* Even access times stay as they are. */
@@ -56,7 +55,7 @@ int fs_op_open(struct fs_req *r)
 	if (r->node->type != S_IFREG)
 		return r->node->type == S_IFDIR ? -EISDIR : -ENXIO;
 	if (in->open_flags & FUSE_OPEN_KILL_SUIDGID)
-		e = fs_cred_enter_no_fsetid(r, &cred);
+		e = fs_cred_enter_writer(r, r->node, &cred);
 	fd = e ? e : fs_node_open(r->fs, r->node, flags);
 	fs_cred_leave(r, &cred);
 	if (fd < 0)
@@ -121,7 +120,7 @@ int fs_op_write(struct fs_req *r)
 		return e;
 	nr = iov_slice(r->req, r->nr_req, off, in->size, r->w->iov, ARRAY_SIZE(r->w->iov));
 	if (in->write_flags & FUSE_WRITE_KILL_SUIDGID)
-		e = fs_cred_enter_no_fsetid(r, &cred);
+		e = fs_cred_enter_writer(r, r->node, &cred);
 	if (!e)
 		n = pwritev2(h->fd, r->w->iov, (int)nr, (off_t)in->offset, fs_write_flags(in));
 	if (n < 0)
@@ -176,10 +175,11 @@ int fs_op_fsync(struct fs_req *r)
  * No flag tells whether a fallocate() or copy_file_range() must clear set-user-id bits. The guest's
  * root may keep them, as it may on write(); anybody else loses them.
  */
-static int fs_cred_enter_for_change(struct fs_req *r, struct fs_cred *cred)
+static int fs_cred_enter_for_change(struct fs_req *r, const struct fs_node *node,
+				    struct fs_cred *cred)
 {
 	*cred = (struct fs_cred){0};
-	return r->h.uid ? fs_cred_enter_no_fsetid(r, cred) : 0;
+	return r->h.uid ? fs_cred_enter_writer(r, node, cred) : 0;
 }
 
 int fs_op_fallocate(struct fs_req *r)
@@ -195,7 +195,7 @@ int fs_op_fallocate(struct fs_req *r)
 	e = fs_file_get(r, in->fh, r->node, &h);
 	if (e < 0)
 		return e;
-	e = fs_cred_enter_for_change(r, &cred);
+	e = fs_cred_enter_for_change(r, r->node, &cred);
 	if (!e && fallocate(h->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0)
 		e = -errno;
 	fs_cred_leave(r, &cred);
@@ -246,7 +246,7 @@ int fs_op_copy_file_range(struct fs_req *r)
 	if (!e)
 		e = fs_file_get(r, in->fh_out, node, &to);
 	if (!e)
-		e = fs_cred_enter_for_change(r, &cred);
+		e = fs_cred_enter_for_change(r, node, &cred);
 	if (!e)
 		n = copy_file_range(from->fd, &off_in, to->fd, &off_out, MIN(in->len, FS_COPY_MAX),
 				    0);

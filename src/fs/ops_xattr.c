@@ -27,6 +27,16 @@ static bool fs_xattr_is_allowed(const char *name)
 	       fs_xattr_is_acl(name);
 }
 
+/* How a name that does not pass is answered, so that it looks as it does on a file system without it. */
+static int fs_xattr_refuse(const char *name, bool get)
+{
+	if (!strcmp(name, "user."))
+		return -EINVAL;
+	if (!strncmp(name, "trusted.", 8))
+		return get ? -ENODATA : -EPERM;
+	return get && !strncmp(name, "security.", 9) ? -ENODATA : -EOPNOTSUPP;
+}
+
 static int fs_take_xattr_name(struct fs_req *r, size_t args_len, const char **ret)
 {
 	int e = fs_take_string(r, args_len, ret);
@@ -63,8 +73,10 @@ int fs_op_getxattr(struct fs_req *r)
 		e = -EINVAL;
 	if (e < 0)
 		return e;
-	if (!r->node || !fs_xattr_is_allowed(name))
+	if (!r->node)
 		return -ENODATA;
+	if (!fs_xattr_is_allowed(name))
+		return fs_xattr_refuse(name, true);
 	n = getxattr(fs_proc_name(r->node->fd).s, name, r->w->scratch, sizeof(r->w->scratch));
 	if (n < 0) {
 		/* To the guest, a file system without lists is one where no file has any. */
@@ -116,7 +128,7 @@ int fs_op_setxattr(struct fs_req *r)
 	if (in->size != r->body_len - r->next_name)
 		return -EINVAL;
 	if (!fs_xattr_is_allowed(name))
-		return strncmp(name, "trusted.", 8) ? -EOPNOTSUPP : -EPERM;
+		return fs_xattr_refuse(name, false);
 	if (r->setxattr_ext && (in->setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID))
 		e = fs_cred_enter_no_fsetid(r, &cred);
 	if (!e && setxattr(fs_proc_name(r->node->fd).s, name, r->body + r->next_name, in->size,
@@ -136,6 +148,6 @@ int fs_op_removexattr(struct fs_req *r)
 	if (e < 0)
 		return e;
 	if (!fs_xattr_is_allowed(name))
-		return strncmp(name, "trusted.", 8) ? -EOPNOTSUPP : -EPERM;
+		return fs_xattr_refuse(name, false);
 	return removexattr(fs_proc_name(r->node->fd).s, name) < 0 ? -errno : 0;
 }

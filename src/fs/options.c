@@ -64,7 +64,7 @@ static const char option_help[] =
 	"                        export PATH as NAME from the start; flags: ro, exclusive, "
 	"devices\n"
 	"  --request-queues=N    request queues of the device, 1 to 8 (1)\n"
-	"  --workers=N           threads for each request queue, 1 to 16 (4)\n"
+	"  --workers=N           threads for each request queue, 1 to 16 (5)\n"
 	"  --allow-devices       keep the capability to create device nodes, for exports that may\n"
 	"  --log-level=LEVEL     error, warn, info or debug (warn)\n"
 	"  --help, --version\n";
@@ -207,7 +207,7 @@ int server_options_parse(struct server_options *o, int argc, char **argv, struct
 				     .fuse_fd = -1,
 				     .control_fd = -1,
 				     .nr_request_queues = 1,
-				     .nr_workers = 4};
+				     .nr_workers = 5};
 	while (!r && (id = getopt_long(argc, argv, "", option_table, &index)) != -1)
 		r = option_take(o, id, option_table[index].name, err);
 	if (r)

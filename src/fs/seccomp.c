@@ -77,6 +77,10 @@ static const struct confine_call confine_calls[] = {
 	{SCMP_SYS(getdents64), "READDIR"},
 	{SCMP_SYS(close), "RELEASE, FORGET"},
 	{SCMP_SYS(dup3), "an export is revoked"},
+	/* what others change */
+	{SCMP_SYS(fanotify_mark), "a directory the guest knows is watched"},
+	{SCMP_SYS(name_to_handle_at), "which one an event is of"},
+	{SCMP_SYS(poll), "wait for a change"},
 	/* whose file it becomes */
 	{SCMP_SYS(setresuid), "create as the user"},
 	{SCMP_SYS(setresgid), "create as the user"},

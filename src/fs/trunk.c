@@ -166,6 +166,9 @@ static int fs_trunk_obey(struct fs_trunk *t, int *fds, size_t nr_fds, unsigned i
 	case FS_TRUNK_REVOKE:
 		fs_trunk_revoked(t);
 		return 0;
+	case FS_TRUNK_INTERRUPT:
+		fs_events_interrupt(t->fs);
+		return 0;
 	default:
 		return err_say(err, -EPROTO, "harpoon-vmm sent an unknown message (%u)",
 			       t->in.msg.type);

@@ -432,6 +432,8 @@ int virtio_device_activate(struct virtio_device *dev, uint64_t features,
 
 void virtio_device_quiesce(struct virtio_device *dev)
 {
+	if (dev->ops->stopping)
+		dev->ops->stopping(dev);
 	for (unsigned int i = 0; i < dev->info.nr_queues; i++) {
 		if (dev->queues[i].blocking)
 			virtio_worker_stop(&dev->queues[i]);

@@ -73,6 +73,11 @@ struct virtio_device_ops {
 	 * every request, every negotiated thing. Nothing may touch guest memory after it returned.
 	 */
 	void (*reset)(struct virtio_device *dev);
+	/*
+	 * Optional. Workers are about to be waited for: what may last for ever ends soon. Any thread, also
+	 * while queue_kick() runs.
+	 */
+	void (*stopping)(struct virtio_device *dev);
 	/* Loop's thread, after the last reset: everything, the struct included. */
 	void (*free)(struct virtio_device *dev);
 };

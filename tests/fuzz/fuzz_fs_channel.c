@@ -180,6 +180,8 @@ static bool send_request(struct server *s, const struct message *m)
 		memcpy(&req, m->bytes, sizeof(req));
 	if (io_send_fds(s->links[index], &req, sizeof(req) - (m->where >> 7), NULL, 0))
 		return false;
+	/* A read of changes by others would wait for them. */
+	fs_events_interrupt(s->fs);
 	r = fs_link_serve(s->w, s->trunk->links[index],
 			  s->trunk->mem + (size_t)index * FS_CHANNEL_SLOT);
 	if (r > 0) {

@@ -152,6 +152,8 @@ static size_t request(struct session *s, uint32_t opcode, uint64_t node, uint8_t
 	if (len < 4)
 		in[0].iov_len = sizeof(h) + len;
 	memset(reply + REPLY_LEN, 0x5a, 16);
+	/* A read of changes by others would wait for them. */
+	fs_events_interrupt(s->fs);
 	n = fs_worker_handle(s->w, in, len < 4 ? 1 : 2, out, 2);
 	for (int i = 0; i < 16; i++)
 		check(reply[REPLY_LEN + i] == 0x5a);

@@ -253,6 +253,13 @@ static int virtiofs_start(struct virtio_device *dev, struct loop *loop, struct e
 	return 0;
 }
 
+/* A read of changes by others waits for them. */
+static void virtiofs_stopping(struct virtio_device *dev)
+{
+	/* Without a peer there is nothing that waits. */
+	(void)virtiofs_trunk_send(&virtiofs_of(dev)->channel, FS_TRUNK_INTERRUPT, 0, NULL, 0);
+}
+
 static void virtiofs_free(struct virtio_device *dev)
 {
 	struct virtiofs *f = virtiofs_of(dev);
@@ -272,6 +279,7 @@ static const struct virtio_device_ops virtiofs_ops = {
 	.start = virtiofs_start,
 	.config_read = virtiofs_config_read,
 	.queue_kick = virtiofs_queue_kick,
+	.stopping = virtiofs_stopping,
 	.free = virtiofs_free,
 };
 

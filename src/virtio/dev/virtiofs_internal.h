@@ -13,7 +13,8 @@
 #define VIRTIOFS_QUEUE_HIPRIO 0
 #define VIRTIOFS_QUEUE_REQUEST 1
 #define VIRTIOFS_NR_QUEUES 2
-#define VIRTIOFS_WORKERS 4
+/* One of them may wait for changes by others (FS_EVENTS_NAME). */
+#define VIRTIOFS_WORKERS 5
 #define VIRTIOFS_LINKS (1 + VIRTIOFS_WORKERS)
 
 /* Header and fixed arguments, as far as this side looks at them. */
