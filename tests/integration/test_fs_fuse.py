@@ -343,6 +343,34 @@ def test_removal_by_others_while_reading(tree):
     assert set(os.listdir(d)) == stay
 
 
+def test_a_folder_of_100000_files_under_change(server, folder):
+    """Listed again and again while the host adds and removes others: what stays is there once, each time."""
+    many = folder / "many"
+    many.mkdir()
+    seen = server.export("many", many)
+    stay = {f"stay-{i}" for i in range(100000)}
+    for name in stay:
+        os.close(os.open(many / name, os.O_WRONLY | os.O_CREAT))
+    done = threading.Event()
+
+    def change():
+        for i in itertools.count():
+            (many / f"comes-{i % 50}").touch()
+            (many / f"comes-{i % 50}").unlink()
+            if done.is_set():
+                return
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(3):
+            found = [name for name in os.listdir(seen) if name.startswith("stay-")]
+            assert len(found) == len(stay) and set(found) == stay
+    finally:
+        done.set()
+        thread.join()
+
+
 # Data
 
 

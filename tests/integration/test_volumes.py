@@ -1,0 +1,305 @@
+"""Volumes: trees of the host that containers work on, and share with the host and with each other."""
+
+import os
+import select
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from harpoonlib import paths
+
+EXERCISE_TURNS = int(os.environ.get("HARPOON_TEST_EXERCISE_TURNS", "6"))
+EXERCISE_CHANGES = 60
+ENTRIES = int(os.environ.get("HARPOON_TEST_ENTRIES", "10000"))
+
+
+@pytest.fixture(scope="module")
+def programs(work_folder):
+    """The static programs of tests/volume, by name."""
+    folder = work_folder / "volume-programs"
+    folder.mkdir()
+    for source in sorted((paths.ROOT / "tests/volume").glob("*.c")):
+        flags = ["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"]
+        subprocess.run(["gcc", *flags, "-o", folder / source.stem, source], check=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def bind(source, target, how="rw"):
+    return ["--mount", f"type=bind,src={source},dst={target},options=rbind:{how}"]
+
+
+class Shell:
+    """A container in the background that is spoken to line by line."""
+
+    def __init__(self, box, command, options):
+        self.process = box.background(*command, options=options)
+        self.buffer = b""
+
+    def read(self, timeout=60):
+        fd = self.process.stdout.fileno()
+        while b"\n" not in self.buffer:
+            assert select.select([fd], [], [], timeout)[0], "nothing was printed"
+            more = os.read(fd, 65536)
+            assert more, self.process.stderr.read()
+            self.buffer += more
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        return line.decode("utf-8", "surrogateescape")
+
+    def say(self, text):
+        self.process.stdin.write(text.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def ask(self, text):
+        self.say(text)
+        return self.read()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdin = None
+        out, err = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, (out, err)
+
+
+# Changes by the host
+
+
+def collect(shell, wanted, timeout=30):
+    """Lines until all wanted ones were there; which ones came."""
+    seen = []
+    deadline = time.monotonic() + timeout
+    while not wanted <= {line.split(" ", 1)[1] for line in seen}:
+        assert time.monotonic() < deadline, (wanted, seen)
+        seen.append(shell.read(timeout))
+    return seen
+
+
+@pytest.mark.harpoon
+def test_changes_by_the_host_are_events_in_the_guest(box, programs, host_folder):
+    """What a watcher in a container hears: of its own changes once, of the host's as if they were the guest's."""
+    (host_folder / "sub").mkdir()
+    (host_folder / "old").write_text("old")
+    options = bind(host_folder, "/vol") + bind(programs, "/programs", "ro")
+    watch = Shell(box, ["/programs/watch", "/vol", "/vol/sub"], options)
+    assert watch.read() == "READY"
+    (host_folder / "sub/new").write_text("x")
+    collect(watch, {"CREATE, new", "CLOSE_WRITE, new"})
+    (host_folder / "old").write_text("changed")
+    collect(watch, {"MODIFY, old", "CLOSE_WRITE, old"})
+    os.chmod(host_folder / "old", 0o600)
+    collect(watch, {"ATTRIB, old"})
+    os.mkdir(host_folder / "folder")
+    collect(watch, {"CREATE,ISDIR, folder"})
+    os.rmdir(host_folder / "folder")
+    collect(watch, {"DELETE,ISDIR, folder"})
+    (host_folder / "temporary").write_text("another")
+    os.rename(host_folder / "temporary", host_folder / "old")
+    collect(watch, {"CREATE, old", "DELETE, temporary", "MODIFY, old"})
+    os.symlink("old", host_folder / "link")
+    collect(watch, {"CREATE, link"})
+    os.unlink(host_folder / "old")
+    os.unlink(host_folder / "sub/new")
+    collect(watch, {"DELETE, old", "DELETE, new"})
+    assert sorted(os.listdir(host_folder)) == ["link", "sub"] and os.readlink(host_folder / "link") == "old"
+    watch.close()
+
+
+@pytest.mark.harpoon
+def test_events_of_a_read_only_volume_and_of_one_file(box, programs, host_folder):
+    """Nothing of a replayed change reaches the host's files."""
+    (host_folder / "ro").mkdir()
+    (host_folder / "ro/f").write_text("first")
+    (host_folder / "single").write_text("first")
+    options = bind(host_folder / "ro", "/ro", "ro") + bind(host_folder / "single", "/etc/single")
+    watch = Shell(box, ["/programs/watch", "/ro", "/etc/single"], options + bind(programs, "/programs", "ro"))
+    assert watch.read() == "READY"
+    before = os.stat(host_folder / "ro/f")
+    (host_folder / "ro/f").write_text("second")
+    with open(host_folder / "single", "a", encoding="utf-8") as f:
+        f.write("second")
+    collect(watch, {"MODIFY, f", "MODIFY, ", "CLOSE_WRITE, "})
+    (host_folder / "ro/f").unlink()
+    (host_folder / "ro/g").write_text("kept")
+    collect(watch, {"DELETE, f", "CREATE, g"})
+    watch.close()
+    assert (host_folder / "ro/g").read_text() == "kept" and before.st_size == 5
+    assert (host_folder / "single").read_text() == "firstsecond"
+
+
+@pytest.mark.harpoon
+def test_own_changes_are_told_once(box, programs, host_folder):
+    options = bind(host_folder, "/vol") + bind(programs, "/programs", "ro")
+    script = """
+    mkfifo /p; /programs/watch /vol < /p & exec 3> /p
+    read go; echo x > /vol/mine; rm /vol/mine; read end; echo >&3; wait
+    """
+    shell = Shell(box, ["sh", "-c", script], options)
+    assert shell.read() == "READY"
+    shell.say("go")
+    seen = collect(shell, {"DELETE, mine"})
+    # What the host changes afterwards comes after all that could still come of the guest's own
+    (host_folder / "theirs").write_text("x")
+    seen += collect(shell, {"CREATE, theirs"})
+    mine = [line.split(" ", 1)[1] for line in seen if line.endswith("mine")]
+    assert mine == ["CREATE, mine", "MODIFY, mine", "CLOSE_WRITE, mine", "DELETE, mine"], seen
+    shell.say("end")
+    shell.close()
+
+
+# One file, two sides
+
+
+def test_random_changes_by_guest_and_host_in_turns(box, programs, host_folder):
+    options = bind(host_folder, "/vol") + bind(programs, "/programs", "ro")
+    guest = Shell(box, ["/programs/exercise", "/vol/f", "4711", "1"], options)
+    host = subprocess.Popen(
+        [programs / "exercise", host_folder / "f", "4711", "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        for turn in range(EXERCISE_TURNS):
+            line = f"{turn % 2} {EXERCISE_CHANGES}\n"
+            # What the other side has done shows after a second at most: that is the rule, so it is waited for.
+            time.sleep(1.1)
+            host.stdin.write(line)
+            host.stdin.flush()
+            assert host.stdout.readline() == "ok\n"
+            assert guest.ask(line.strip()) == "ok"
+    finally:
+        host.stdin.close()
+        host.wait(10)
+        host.stdout.close()
+    guest.close()
+
+
+# Folders
+
+
+def test_a_large_folder_under_change(box, host_folder):
+    """Listed in the guest while the host adds and removes: what stays is there once. test_fs_fuse.py has 100000 files."""
+    many = host_folder / "many"
+    many.mkdir()
+    for i in range(ENTRIES):
+        os.close(os.open(many / f"f{i}", os.O_WRONLY | os.O_CREAT))
+    shell = Shell(box, ["sh", "-c", "while read -r go; do find /vol/many | sort | uniq -c | awk "
+                        "'$2 ~ /many.f/ { n++; if ($1 != 1) twice++ } END { print n + 0, twice + 0 }'; done"],
+                  bind(host_folder, "/vol"))
+    shell.say("go")
+    for i in range(2000):
+        (many / f"extra{i}").touch()
+        os.unlink(many / f"extra{i}")
+    assert shell.read(200) == f"{ENTRIES} 0"
+    shell.close()
+
+
+def test_odd_sources_and_targets(box, host_folder):
+    """Sources that are links, mounts on mounts, and names of all kinds."""
+    names = ["with space", "ümlaut", "tab\there", "-rf"]
+    (host_folder / "real").mkdir()
+    (host_folder / "real/f").write_text("real\n")
+    (host_folder / "link").symlink_to("real")
+    (host_folder / "file-link").symlink_to("real/f")
+    for name in names:
+        (host_folder / "real" / name).write_text(name)
+    (host_folder / "upper/inner").mkdir(parents=True)
+    (host_folder / "upper/f").write_text("upper\n")
+    (host_folder / "deepest").write_text("deepest\n")
+    options = bind(host_folder / "link", "/a") + bind(host_folder / "file-link", "/etc/f", "ro")
+    options += bind(host_folder / "real", "/m") + bind(host_folder / "upper", "/m")
+    options += bind(host_folder / "deepest", "/m/inner/file") if (host_folder / "upper/inner/file").write_text("") == 0 else []
+    done = box.sh("cat /a/f /etc/f /m/f /m/inner/file; ls /a | wc -l; cat '/a/with space'", options=options)
+    assert done.code == 0, done
+    assert done.out.splitlines() == ["real", "real", "upper", "deepest", "5", "with space"], done
+
+
+def test_hundreds_of_mounts(box, host_folder):
+    options = []
+    for i in range(300):
+        (host_folder / f"v{i}").mkdir()
+        (host_folder / f"v{i}/id").write_text(f"{i}\n")
+        options += bind(host_folder / f"v{i}", f"/many/{i}", "ro" if i % 2 else "rw")
+    script = """
+    i=0; while [ $i -lt 300 ]; do [ "$(cat /many/$i/id)" = $i ] || echo wrong $i; i=$((i+1)); done
+    touch /many/298/w && ! touch /many/299/w 2>/dev/null && grep -c ' /many/' /proc/mounts
+    """
+    done = box.sh(script, options=options, timeout=200)
+    assert (done.code, done.out.split()) == (0, ["300"]), done
+    assert (host_folder / "v298/w").exists() and not (host_folder / "v299/w").exists()
+
+
+# Read-only
+
+
+def test_recursively_read_only(box, host_folder):
+    """What is mounted below the source on the host is as read-only as the rest, in the guest and by the server."""
+    (host_folder / "src/below").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "below", host_folder / "src/below"], check=True)
+    try:
+        (host_folder / "src/below/f").write_text("below\n")
+        script = "cat /v/below/f; touch /v/g; touch /v/below/g; echo x > /v/below/f; rm /v/below/f; echo end"
+        done = box.sh(script, options=bind(host_folder / "src", "/v", "rro"))
+        assert done.code == 0 and done.out == "below\nend\n", done
+        assert done.err.lower().count("read-only file system") == 4, done
+        assert (host_folder / "src/below/f").read_text() == "below\n"
+    finally:
+        subprocess.run(["umount", host_folder / "src/below"], check=True)
+
+
+@pytest.mark.harpoon
+def test_read_only_is_the_servers_affair(box, host_folder):
+    """A container that can mount makes the guest's mount writable, and still changes nothing."""
+    (host_folder / "f").write_text("kept")
+    script = """
+    mount -o remount,rw,bind /v 2>/dev/null
+    echo x > /v/f; touch /v/new; chmod 777 /v/f; rm -f /v/f; mkdir /v/d; ln /v/f /v/g; mv /v/f /v/h; truncate -s 0 /v/f
+    echo end
+    """
+    done = box.sh(script, options=["--cap-add", "CAP_SYS_ADMIN", *bind(host_folder, "/v", "ro")])
+    assert done.out == "end\n", done
+    assert os.listdir(host_folder) == ["f"] and (host_folder / "f").read_text() == "kept"
+    assert os.stat(host_folder / "f").st_mode & 0o777 == 0o644
+
+
+# Space
+
+
+def test_full_volume(box, host_folder):
+    """ENOSPC comes from the call that needs the space, the volume works on, and the host's data is whole."""
+    small = host_folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "small", "-o", "size=1m", small], check=True)
+    try:
+        script = """
+        dd if=/dev/zero of=/v/big bs=64k count=100 2>&1 | grep -c 'No space'
+        echo more > /v/other; stat -c %s /v/other
+        rm /v/big; echo more > /v/other && cat /v/other
+        """
+        done = box.sh(script, options=bind(small, "/v"))
+        assert (done.code, done.out.split()) == (0, ["1", "0", "more"]), done
+        assert (small / "other").read_text() == "more\n"
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+# Two containers
+
+
+def test_two_containers_on_one_volume(box, host_folder):
+    """What one writes, renames and removes the other sees; a sparse file stays one."""
+    first = Shell(box, ["sh"], bind(host_folder, "/v"))
+    second = Shell(box, ["sh"], bind(host_folder, "/v"))
+    try:
+        for i in range(5):
+            assert first.ask(f"echo {i} > /v/tmp && mv /v/tmp /v/f && echo done") == "done"
+            # Seen at once when it is new, and within a second when the other's kernel knew it before
+            assert second.ask(f"until [ \"$(cat /v/f)\" = {i} ]; do :; done; echo seen") == "seen"
+            assert second.ask(f"echo back {i} >> /v/log && echo done") == "done"
+            assert first.ask(f"until [ \"$(tail -n 1 /v/log)\" = 'back {i}' ]; do :; done; echo seen") == "seen"
+        assert first.ask("truncate -s 1G /v/sparse && echo x >> /v/sparse && echo done") == "done"
+        assert int(second.ask("stat -c %b /v/sparse")) < 1000
+        assert second.ask("rm /v/f /v/sparse && echo done") == "done"
+        assert first.ask("ls /v") == "log"
+    finally:
+        first.close()
+        second.close()
