@@ -22,12 +22,7 @@ STDIO = {"terminal": (3, "u"), "stdin": (4, "s"), "stdout": (5, "s"), "stderr": 
 MOUNT = {"type": (1, "s"), "source": (2, "s"), "target": (3, "s"), "options": (4, ["s"])}
 PID = {"pid": (1, "u")}
 EMPTY = {}
-MOUNT = {"type": (1, "s"), "source": (2, "s"), "target": (3, "s"), "options": (4, ["s"])}
 METHODS = {
-    "Create": ({
-        "id": (1, "s"), "bundle": (2, "s"), "rootfs": (3, [MOUNT]), "terminal": (4, "u"), "stdin": (5, "s"),
-        "stdout": (6, "s"), "stderr": (7, "s"),
-    }, PID),
     "State": (PROCESS, {
         "id": (1, "s"), "bundle": (2, "s"), "pid": (3, "u"), "status": (4, "u"), "stdin": (5, "s"), "stdout": (6, "s"),
         "stderr": (7, "s"), "terminal": (8, "u"), "exit_status": (9, "u"), "exited_at": (10, TIMESTAMP),

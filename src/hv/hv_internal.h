@@ -140,7 +140,7 @@ int hv_checkpoint_take(struct hv_vm *vm, const struct hv_checkpoint *c, struct e
 
 /* clone.c: finds what a VM is to be made of. No template, no clone: only a checkpoint can fail to fit. */
 int hv_clone_look_up(struct hv_vm *vm, struct err *err);
-/* Called by the backend when a clone's guest runs: what its template had sent comes again. */
+/* Called by a backend with a mux when a clone's guest runs: what its template had sent comes again. */
 void hv_clone_runs(struct hv_vm *vm);
 /* A clone fails before it is ready: true = it is taken care of. */
 bool hv_clone_falls_back(struct hv_vm *vm, enum hv_exit_kind kind, const char *why);

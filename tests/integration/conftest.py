@@ -471,21 +471,6 @@ def netns(named_namespaces, box):
     netlab.sh(f"ip netns del {name}; ip link del far 2>/dev/null || true")
 
 
-@pytest.fixture(scope="session")
-def cni_folders():
-    lab = netlab.Cni()
-    yield lab
-    lab.close()
-
-
-@pytest.fixture
-def cni(cni_folders, box):
-    """CNI with a bridge of both families, 10.88.0.1 and fd00:88::1 here."""
-    cni_folders.configure(cni_folders.bridge())
-    yield cni_folders
-    netlab.sh("ip link del cni0 2>/dev/null || true")
-
-
 @pytest.fixture
 def uplink(named_namespaces, box):
     """A default route of this host: up0 (192.168.50.2, fd00:50::2) leads to the namespace `outside` (.1)."""
