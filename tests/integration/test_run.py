@@ -31,6 +31,13 @@ def test_own_kernel(box):
     assert len(done.out) == len(host) and done.out != host, done
 
 
+@pytest.mark.harpoon
+def test_reads_ahead_as_much_as_one_request_holds(box):
+    """A trip to the file server costs more than the copying: 1 MiB a request, not the kernel's 128 KiB for disks."""
+    done = box.sh("cat /sys/class/bdi/0:*/read_ahead_kb")
+    assert (done.code, done.out) == (0, "1024\n"), done
+
+
 @pytest.mark.versions
 @pytest.mark.parametrize("code", [0, 1, pytest.param(42, marks=pytest.mark.nested_kvm), 127, 255])
 def test_exit_code(box, code):
