@@ -437,6 +437,21 @@ def named_namespaces():
     netlab.sh("ip netns add first; ip netns del first")
 
 
+@pytest.fixture(scope="session")
+def cni_folders():
+    lab = netlab.Cni()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def cni(cni_folders, box):
+    """CNI with a bridge of both families, 10.88.0.1 and fd00:88::1 here."""
+    cni_folders.configure(cni_folders.bridge())
+    yield cni_folders
+    netlab.sh("ip link del cni0 2>/dev/null || true")
+
+
 @pytest.fixture
 def netns(named_namespaces, box):
     """A named namespace with eth0 (10.77.0.2/24, fd00:77::2), whose other end `far` is here as 10.77.0.1."""
