@@ -246,6 +246,25 @@ def test_image_as_a_mount(box, folder):
     assert done.splitlines()[0] == "kept" and "Read-only" in done, done
 
 
+def test_disks_in_a_user_namespace(box, folder):
+    """Whose root may neither mount a disk nor make a node of one: both are there all the same."""
+    data, image = blank(folder / "raw"), ext4(folder / "img")
+    data.write_bytes(b"raw\n" + data.read_bytes()[4:])
+    with loop(data) as device:
+        number = os.stat(device).st_rdev
+        own = Own(box, folder)
+        linux = own.spec["linux"]
+        linux["namespaces"].append({"type": "user"})
+        linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": 0, "size": 65536}]
+        linux["devices"] = [{"path": "/dev/data", "type": "b", "major": os.major(number), "minor": os.minor(number)}]
+        linux["resources"]["devices"].append(
+            {"allow": True, "type": "b", "major": os.major(number), "minor": os.minor(number), "access": "rwm"}
+        )
+        own.spec["mounts"].append({"destination": "/data", "type": "ext4", "source": str(image), "options": ["loop"]})
+        out = own.run_to_end("head -n 1 /dev/data; echo x > /data/f; cat /data/f; grep ' /data ' /proc/mounts")
+    assert out.split()[:2] == ["raw", "x"] and " /data ext4 rw" in out, out
+
+
 def test_image_in_use(box, folder):
     """A writable image is one container's at a time."""
     image = ext4(folder / "img")
