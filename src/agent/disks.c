@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/virtio_ids.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,12 +27,68 @@
 #include "rootpath.h"
 
 #define DISKS_SYS_DIR "/sys/block"
+#define DISKS_BUS "/sys/bus/virtio/devices"
+#define DISKS_DRIVER "/sys/bus/virtio/drivers/virtio_blk"
 #define DISKS_SHARE "share:"
 /* The container's processes are gone; the kernel lets go of their mounts a moment later. */
 #define DISKS_RELEASE_TRIES 200
 #define DISKS_RELEASE_NS 10000000
 
 /* ---- finding ---- */
+
+/* file: "bind" or "unbind". */
+static int disks_tell_driver(const char *file, const char *name)
+{
+	cleanup_free char *path = xasprintf(DISKS_DRIVER "/%s", file);
+	cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : io_write_full(fd, name, strlen(name));
+}
+
+/* Opened anew for each: the folder changes with each that is let go. */
+static bool disks_first_bound(char *ret, size_t room)
+{
+	cleanup_dir DIR *dir = opendir(DISKS_DRIVER);
+	struct dirent *e;
+
+	while (dir && (e = readdir(dir)))
+		if (!strncmp(e->d_name, "virtio", 6))
+			return snprintf(ret, room, "%s", e->d_name) < (int)room;
+	return false;
+}
+
+int disks_park(struct err *err)
+{
+	char name[32];
+
+	for (int i = 0; i < REQUEST_DISKS_MAX && disks_first_bound(name, sizeof(name)); i++) {
+		int e = disks_tell_driver("unbind", name);
+
+		if (e)
+			return err_set(err, e, "take disk '%s' from its driver", name);
+	}
+	return 0;
+}
+
+/* Devices that have no driver are tried; what is no disk, the driver refuses. */
+static void disks_unpark(void)
+{
+	cleanup_dir DIR *dir = opendir(DISKS_BUS);
+	struct dirent *e;
+
+	while (dir && (e = readdir(dir))) {
+		cleanup_free char *id = NULL;
+		char path[320];
+
+		snprintf(path, sizeof(path), DISKS_BUS "/%s/device", e->d_name);
+		if (e->d_name[0] == '.' || io_read_file(AT_FDCWD, path, 32, &id, NULL) ||
+		    strtoul(id, NULL, 16) != VIRTIO_ID_BLOCK)
+			continue;
+		snprintf(path, sizeof(path), DISKS_BUS "/%s/driver", e->d_name);
+		if (access(path, F_OK))
+			disks_tell_driver("bind", e->d_name);
+	}
+}
 
 const struct disk *disks_find(const struct disks *d, const char *serial)
 {
@@ -353,6 +410,7 @@ int disks_prepare(struct disks *d, const struct agent_params *params,
 	if (!params->disk_dir)
 		return err_say(err, -EOPNOTSUPP, "there are no disks here");
 	d->dev_dir = params->dev_dir;
+	disks_unpark();
 	for (size_t i = 0; i < r->n_disks; i++)
 		if (disks_look_up(d, params, r->disks[i], err))
 			return err->code;

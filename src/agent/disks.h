@@ -42,6 +42,9 @@ int disks_prepare(struct disks *d, const struct agent_params *params,
 void disks_release(struct disks *d);
 void disks_done(struct disks *d);
 
+/* A machine about to be saved: the driver lets go of every disk, because its clones have other ones. */
+int disks_park(struct err *err);
+
 const struct disk *disks_find(const struct disks *d, const char *serial);
 /* "disk:SERIAL" -> the disk; NULL = it does not begin so, or there is none such. */
 const struct disk *disks_of_source(const struct disks *d, const char *source);

@@ -14,6 +14,7 @@
 #include "agent.h"
 #include "agent_hello.h"
 #include "cleanup.h"
+#include "disks.h"
 #include "guest.h"
 #include "log.h"
 #include "mux.h"
@@ -69,7 +70,7 @@ static void init_prepare(void *ctx)
 static int init_prepare_template(struct init *in, struct err *err)
 {
 	if (guest_prepare(&guest_params, err) || agent_prepare(in->agent, err) ||
-	    agent_preload(in->agent, err) || network_park(err) ||
+	    agent_preload(in->agent, err) || network_park(err) || disks_park(err) ||
 	    guest_mount_shared(&guest_params, err))
 		return err->code;
 	return 0;

@@ -70,13 +70,14 @@ static void template_background(void)
 static int template_run_build(const struct config *c, int argc, char **argv)
 {
 	uint32_t vcpus = c->vcpus, memory_mib = c->memory_mib, background = 0;
-	uint32_t taps = c->nics, streams = 0;
+	uint32_t taps = c->nics, streams = 0, disks = 0;
 	struct hv_template_size size;
 	const struct cli_option options[] = {
 		{"vcpus", 0, CLI_NUMBER, &vcpus, 1, CONFIG_VCPUS_MAX},
 		{"memory", 0, CLI_MEMORY, &memory_mib, 0, 0},
 		{"taps", 0, CLI_NUMBER, &taps, 0, HV_NICS_MAX},
 		{"streams", 0, CLI_NUMBER, &streams, 0, HV_NICS_MAX},
+		{"disks", 0, CLI_NUMBER, &disks, 0, HV_DISKS_MAX},
 		{"background", 0, CLI_FLAG, &background, 0, 0},
 		{0},
 	};
@@ -88,7 +89,7 @@ static int template_run_build(const struct config *c, int argc, char **argv)
 		return r;
 	if (background)
 		template_background();
-	size = (struct hv_template_size){vcpus, (uint64_t)memory_mib << 20, taps, streams};
+	size = (struct hv_template_size){vcpus, (uint64_t)memory_mib << 20, taps, streams, disks};
 	r = hv_template_build(c, &size, !background, key, sizeof(key), &err);
 	if (r && r != -EEXIST)
 		return template_fail(&err);
@@ -191,6 +192,7 @@ const struct cli_command cli_template = {
 		"usage: harpoon template list\n"
 		"       harpoon template build [--vcpus N] [--memory SIZE] [--taps N] [--streams "
 		"N]\n"
+		"                              [--disks N]\n"
 		"       harpoon template prune [--all]\n"
 		"       harpoon template verify\n"
 		"\n"
@@ -201,7 +203,8 @@ const struct cli_command cli_template = {
 		"when the first VM of a size has started.\n"
 		"\n"
 		"  build    makes one ahead of time: of the configured size and number of network\n"
-		"           devices. Containers in the host's network have --taps 0 --streams 1.\n"
+		"           devices. Containers in the host's network have --taps 0 --streams 1;\n"
+		"           those with block devices or images have --disks N.\n"
 		"  prune    removes what is old or over the limits of harpoon.conf; --all: "
 		"everything\n"
 		"  verify   reads all of every template and sets damaged ones aside\n",

@@ -67,11 +67,15 @@ int hv_describe(const struct hv_params *p, const struct hv_ops *ops, char **ret,
 
 /* ---- before the start ---- */
 
-static void clone_keep_nics(struct hv_vm *vm)
+static void clone_keep_devices(struct hv_vm *vm)
 {
 	for (size_t i = 0; i < vm->params.nr_nics; i++) {
 		vm->nics[i] = vm->params.nics[i];
 		vm->nics[i].fd = fcntl(vm->params.nics[i].fd, F_DUPFD_CLOEXEC, 3);
+	}
+	for (size_t i = 0; i < vm->params.nr_disks; i++) {
+		vm->disks[i] = vm->params.disks[i];
+		vm->disks[i].fd = fcntl(vm->params.disks[i].fd, F_DUPFD_CLOEXEC, 3);
 	}
 }
 
@@ -84,7 +88,7 @@ static void clone_look_up_template(struct hv_vm *vm)
 	template_key(vm->shape, vm->key);
 	r = template_open(c->template_dir, vm->key, &vm->tmpl, &err);
 	if (!r) {
-		clone_keep_nics(vm);
+		clone_keep_devices(vm);
 		return;
 	}
 	vm->wants_template = true;
@@ -101,13 +105,13 @@ int hv_clone_look_up(struct hv_vm *vm, struct err *err)
 	for (size_t i = 0; i < vm->params.nr_nics; i++)
 		*(vm->params.nics[i].kind == HV_NIC_TAP ? &vm->nr_taps : &vm->nr_streams) += 1;
 	vm->has_disks = vm->params.nr_disks;
+	vm->nr_disks = (uint32_t)vm->params.nr_disks;
 	/* What is missing the start itself complains about. */
 	if (vm->ops->describe)
 		hv_describe(&vm->params, vm->ops, &vm->shape, &ignored);
 	if (vm->params.restore)
 		return hv_checkpoint_take(vm, vm->params.restore, err);
-	/* Templates have no disks, and machines have no sockets to plug one in later. */
-	if (vm->shape && vm->params.birth == HV_BIRTH_AUTO && !vm->has_disks &&
+	if (vm->shape && vm->params.birth == HV_BIRTH_AUTO &&
 	    vm->params.config->templates != CONFIG_TEMPLATES_OFF)
 		clone_look_up_template(vm);
 	return 0;
@@ -142,6 +146,8 @@ void hv_clone_settle(struct hv_vm *vm)
 	template_free(take_ptr(&vm->tmpl));
 	for (size_t i = 0; i < HV_NICS_MAX; i++)
 		cleanup_closep(&vm->nics[i].fd);
+	for (size_t i = 0; i < HV_DISKS_MAX; i++)
+		cleanup_closep(&vm->disks[i].fd);
 	if (vm->is_ready)
 		hv_share_free_all(vm);
 }
@@ -159,10 +165,14 @@ static int clone_start_cold(struct hv_vm *vm, struct err *err)
 	vm->wants_template = true;
 	hv_init_processes(vm);
 	vm->params.nics = vm->nics;
+	vm->params.disks = vm->disks;
+	vm->params.nr_disks = vm->nr_disks;
 	r = vm->ops->new (vm, err);
 	if (!r)
 		r = hv_start_all(vm, err);
 	vm->params.nics = NULL;
+	vm->params.disks = NULL;
+	vm->params.nr_disks = 0;
 	hv_clone_settle(vm);
 	return r;
 }

@@ -132,7 +132,7 @@ struct hv_params {
 	const struct hv_nic *nics;	    /* borrowed until hv_vm_start() has returned */
 	size_t nr_nics;			    /* HV_NICS_MAX at most */
 	const struct hv_helper *net_helper; /* borrowed likewise; NULL = none */
-	/* HV_DISKS_MAX at most, and as many as the backend has room for. A VM with disks is never a clone. */
+	/* HV_DISKS_MAX at most, and as many as the backend has room for. */
 	const struct hv_disk *disks; /* borrowed likewise */
 	size_t nr_disks;
 };
@@ -205,6 +205,7 @@ struct hv_template_size {
 	uint32_t nr_vcpus;
 	uint64_t mem_bytes;
 	uint32_t nr_taps, nr_streams; /* network devices; taps come first */
+	uint32_t nr_disks;
 };
 int hv_template_build(const struct config *config, const struct hv_template_size *size, bool wait,
 		      char *ret_key, size_t key_len, struct err *err);

@@ -90,6 +90,8 @@ struct hv_vm {
 	struct checkpoint_run *saving; /* checkpoint.c: one under way */
 	bool is_restored;	       /* tmpl is a checkpoint */
 	bool has_disks;
+	uint32_t nr_disks;
+	struct hv_disk disks[HV_DISKS_MAX]; /* descriptors owned, as those of nics */
 	/* clone.c */
 	struct template *tmpl; /* owned; what start() makes a clone of; NULL from readiness on */
 	char key[TEMPLATE_KEY_LEN + 1]; /* of its template, be there one or not; "" = none wanted */

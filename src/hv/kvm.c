@@ -250,6 +250,8 @@ static int kvm_describe(const struct hv_params *p, FILE *f, struct err *err)
 		(intmax_t)st.st_ctim.tv_sec, st.st_ctim.tv_nsec);
 	fprintf(f, "control %u\nkernel_args %s\ntaps %zu\nstreams %zu\n", VMM_CONTROL_VERSION,
 		p->config->kernel_args, nr_taps, p->nr_nics - nr_taps);
+	if (p->nr_disks)
+		fprintf(f, "disks %zu\n", p->nr_disks);
 	return 0;
 }
 

@@ -328,6 +328,10 @@ static int qemu_describe(const struct hv_params *p, FILE *f, struct err *err)
 		(intmax_t)st.st_size, (intmax_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec,
 		(intmax_t)st.st_ctim.tv_sec, st.st_ctim.tv_nsec);
 	any.id = "any";
+	/* What is behind a disk does not shape the machine, only how many there are. */
+	any.nr_disks = 0;
+	if (p->nr_disks)
+		fprintf(f, "disks %zu\n", p->nr_disks);
 	argv = qemu_build_args(&any, binary, true, false, 0);
 	for (char **a = argv; *a; a++)
 		fprintf(f, "arg %s\n", *a);

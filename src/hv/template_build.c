@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -26,6 +27,8 @@
 #include "io.h"
 #include "log.h"
 #include "mux_frame.h"
+
+#define BUILD_DISK_BYTES (1 << 20)
 
 struct build {
 	struct loop *loop;
@@ -247,17 +250,47 @@ static int build_open_nics(const struct hv_template_size *size, struct build_nic
 	return 0;
 }
 
+/* ---- disks with nothing in them ---- */
+
+struct build_disks {
+	struct hv_disk disks[HV_DISKS_MAX];
+	size_t nr;
+};
+
+static void build_disks_done(struct build_disks *d)
+{
+	for (size_t i = 0; i < d->nr; i++)
+		cleanup_closep(&d->disks[i].fd);
+}
+
+/* The guest's driver has let go of them when it is saved: a clone's may be of any size. */
+static int build_open_disks(uint32_t nr, struct build_disks *d, struct err *err)
+{
+	if (nr > HV_DISKS_MAX)
+		return err_say(err, -EINVAL, "a VM has at most %d disks", HV_DISKS_MAX);
+	for (uint32_t i = 0; i < nr; i++) {
+		int fd = memfd_create("disk", MFD_CLOEXEC);
+
+		d->disks[d->nr++].fd = fd;
+		if (fd < 0 || ftruncate(fd, BUILD_DISK_BYTES))
+			return err_set(err, -errno, "make disk %u", i);
+	}
+	return 0;
+}
+
 int hv_template_build(const struct config *config, const struct hv_template_size *size, bool wait,
 		      char *ret_key, size_t key_len, struct err *err)
 {
 	cleanup(build_nics_done) struct build_nics nics = {0};
+	cleanup(build_disks_done) struct build_disks disks = {0};
 	struct hv_params params = {.birth = HV_BIRTH_TEMPLATE,
 				   .config = config,
 				   .id = "template",
 				   .netns_fd = -1,
 				   .nr_vcpus = size->nr_vcpus,
 				   .mem_bytes = size->mem_bytes,
-				   .nics = nics.nics};
+				   .nics = nics.nics,
+				   .disks = disks.disks};
 	struct build b = {
 		.err = err,
 		.meta = {.nr_vcpus = size->nr_vcpus, .mem_mib = (uint32_t)(size->mem_bytes >> 20)}};
@@ -266,6 +299,9 @@ int hv_template_build(const struct config *config, const struct hv_template_size
 	int r = build_open_nics(size, &nics, err);
 
 	params.nr_nics = nics.nr;
+	if (!r)
+		r = build_open_disks(size->nr_disks, &disks, err);
+	params.nr_disks = disks.nr;
 	if (!r)
 		r = build_shape(&params, &shape, err);
 	if (r)
@@ -310,11 +346,13 @@ void hv_vm_build_template(struct hv_vm *vm)
 		xasprintf("%llu", (unsigned long long)vm->params.mem_bytes >> 20);
 	cleanup_free char *taps = xasprintf("%u", vm->nr_taps);
 	cleanup_free char *streams = xasprintf("%u", vm->nr_streams);
+	cleanup_free char *disks = xasprintf("%u", vm->nr_disks);
 	char name[] = "harpoon", command[] = "template", verb[] = "build", quiet[] = "--background";
 	char vcpus_opt[] = "--vcpus", memory_opt[] = "--memory", taps_opt[] = "--taps",
-	     streams_opt[] = "--streams";
-	char *argv[] = {name,	command,  verb, quiet,	     vcpus_opt, vcpus, memory_opt,
-			memory, taps_opt, taps, streams_opt, streams,	NULL};
+	     streams_opt[] = "--streams", disks_opt[] = "--disks";
+	char *argv[] = {name,	     command,	 verb,	    quiet,    vcpus_opt,
+			vcpus,	     memory_opt, memory,    taps_opt, taps,
+			streams_opt, streams,	 disks_opt, disks,    NULL};
 	pid_t pid;
 
 	if (!vm->wants_template || template_wait_s(c->template_dir, vm->key))

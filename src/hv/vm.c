@@ -306,6 +306,8 @@ int hv_vm_new(struct loop *loop, const struct hv_params *params, const struct hv
 	vm->id = xstrdup(params->id);
 	vm->params.id = vm->id;
 	list_init(&vm->shares);
+	for (size_t i = 0; i < HV_DISKS_MAX; i++)
+		vm->disks[i].fd = -1;
 	for (size_t i = 0; i < HV_NICS_MAX; i++)
 		vm->nics[i].fd = -1;
 	hv_init_processes(vm);

@@ -118,6 +118,40 @@ def test_device(box, folder):
     assert data[4096:4108] == b"from inside\n" and len(data) == 16 * MIB
 
 
+def test_clones_have_disks_of_their_own(box, folder):
+    """A template has empty disks; its clones have others, of any size, read only or not, and all of it is theirs."""
+    if box.daemon.templates != "auto":
+        pytest.skip("VMs are not clones in this run")
+    box.daemon.build_template("--disks", "2")
+    for size in (4 * MIB, 64 * MIB):
+        raw, image = blank(folder / f"raw{size}", size), ext4(folder / f"img{size}", size)
+        with loop(raw) as device:
+            number = os.stat(device).st_rdev
+            own = Own(box, folder)
+            own.spec["linux"]["devices"] = [
+                {"path": "/dev/data", "type": "b", "major": os.major(number), "minor": os.minor(number)}
+            ]
+            own.spec["linux"]["resources"]["devices"].append(
+                {"allow": True, "type": "b", "major": os.major(number), "minor": os.minor(number), "access": "rw"}
+            )
+            own.spec["mounts"].append(
+                {"destination": "/data", "type": "ext4", "source": str(image), "options": ["loop"]}
+            )
+            with own.started() as task:
+                task.run("echo raw > /dev/data; echo file > /data/f; cat /data/f; blockdev --getsize64 /dev/data; sleep 1000",
+                         until=str(size))
+                info = json.loads((own.bundle / "harpoon/vm.json").read_text())
+                task.kill()
+            assert info["clone"] is True, info
+        assert raw.read_bytes()[:4] == b"raw\n"
+        assert kind(image)[0] == 0 and journal_is_clean(image)
+        own.spec["linux"]["devices"] = []
+        own.spec["mounts"].append({**own.spec["mounts"][-1], "destination": "/more", "source": str(raw)})
+        with own.shim():
+            code, text = own.create()
+            assert code and "ext4 file system" in text, text
+
+
 def test_two_devices_are_told_apart(box, folder):
     """By their serial numbers, whatever order they come in."""
     images = [blank(folder / name, size) for name, size in (("a", 4 * MIB), ("b", 8 * MIB))]
