@@ -338,8 +338,8 @@ static int rootdisks_entry(struct disks *d, const struct mounts_entry *e, size_t
 		r = rootdisks_expand(e->source, index, &source, err);
 	else if (!r)
 		source = xstrdup(e->source);
-	if (r)
-		return r;
+	if (r || !source)
+		return r ? r : err_say(err, -EINVAL, "mount %zu has no source", index);
 	if (o.flags & MS_BIND)
 		base = "bind";
 	m->type = xstrdup(base);
