@@ -25,6 +25,15 @@ COUNTER = "exec 3>/data/log; n=0; while :; do n=$((n+1)); echo $n >&3; sleep 0.1
 FIFOS = pathlib.Path("/run/containerd/fifo")
 
 
+@pytest.fixture(scope="session")
+def redis_image(session_box):
+    """Imported before anything is compared; skips when it cannot be made (no network and nothing in the cache)."""
+    try:
+        return session_box.image("redis")
+    except (RuntimeError, OSError) as error:
+        return pytest.skip(f"no image of Redis: {error}")
+
+
 @pytest.fixture
 def folder(box):
     path = box.daemon.folder / f"checkpoint-{box.name()}"
@@ -103,7 +112,7 @@ class Redis:
         return self.file.read(int(line[1:]) + 2).decode()[:-2] if line[0] == "$" else line[1:]
 
 
-def test_redis(box, netns, folder):
+def test_redis(box, netns, folder, redis_image):
     """A Redis with data that is in its memory alone answers with it elsewhere, at an address of another network."""
     options = [*netlab.joined(netns), "--mount", f"type=bind,src={folder}/data,dst=/data,options=rbind:rw"]
     command = ["redis-server", "--dir", "/data", "--save", "", "--appendonly", "no", "--protected-mode", "no"]
