@@ -362,9 +362,11 @@ static void notify_find(struct notify_out *o, const struct file_handle *h, const
 	}
 }
 
-static void notify_event(struct notify_out *o, const struct fanotify_event_metadata *e)
+/* e: the event's head, copied; the records behind it are aligned as they need it, the head is not. */
+static void notify_event(struct notify_out *o, const struct fanotify_event_metadata *e,
+			 const uint8_t *event)
 {
-	const uint8_t *p = (const uint8_t *)(e + 1), *end = (const uint8_t *)e + e->event_len;
+	const uint8_t *p = event + sizeof(*e), *end = event + e->event_len;
 	struct fanotify_event_info_header h;
 
 	/* What harpoon-fs does is what the guest has asked for. */
@@ -402,7 +404,7 @@ int fs_notify_read(struct fs_req *r)
 {
 	const struct fuse_read_in *in = fs_args(r);
 	struct notify_out o = {.r = r, .n = r->fs->notify};
-	struct fanotify_event_metadata *e = (void *)r->w->scratch;
+	struct fanotify_event_metadata e;
 	bool is_waiting;
 	ssize_t n;
 
@@ -423,11 +425,15 @@ int fs_notify_read(struct fs_req *r)
 	fs_notify_begin(r->fs);
 	notify_wait(r);
 	/* About as many as make up one answer; the rest waits for the next. */
-	n = read(o.n->fan_fd, e, NOTIFY_EVENTS);
+	n = read(o.n->fan_fd, r->w->scratch, NOTIFY_EVENTS);
 	pthread_mutex_lock(&o.n->lock);
 	o.n->is_waiting = false;
-	for (; n > 0 && FAN_EVENT_OK(e, n); e = FAN_EVENT_NEXT(e, n))
-		notify_event(&o, e);
+	for (ssize_t at = 0; n - at >= (ssize_t)sizeof(e); at += e.event_len) {
+		memcpy(&e, r->w->scratch + at, sizeof(e));
+		if (e.event_len < sizeof(e) || e.event_len > n - at)
+			break;
+		notify_event(&o, &e, r->w->scratch + at);
+	}
 	pthread_mutex_unlock(&o.n->lock);
 	return 0;
 }
