@@ -30,7 +30,7 @@
 
 #define CONTAINER_KILLED 137
 /* How long init may take to end after SIGKILL; with disks, what is unwritten is written first. */
-#define CONTAINER_KILL_NS 5000000000ull
+#define CONTAINER_KILL_NS 3000000000ull
 #define CONTAINER_KILL_DISKS_NS 60000000000ull
 #define CONTAINER_NEVER_S (-62135596800)
 /* Poststop hooks must not hold Delete, nor the `delete` command's five seconds, for longer. */
