@@ -36,6 +36,7 @@
 #include "hv_internal.h"
 #include "io.h"
 #include "log.h"
+#include "manifest.h"
 #include "mux.h"
 #include "sys.h"
 #include "template_internal.h"
@@ -85,26 +86,14 @@ struct hv_checkpoint {
 
 static char *checkpoint_format(const struct checkpoint_manifest *m)
 {
-	char hash[SHA256_HEX_LEN + 1], *text = NULL;
-	size_t len = 0;
-	FILE *f = open_memstream(&text, &len);
-
-	if (!f)
-		abort();
-	fprintf(f,
+	cleanup_free char *head = xasprintf(
 		"harpoon-checkpoint %d\nvcpus %u\nmemory_mib %u\ntsc_khz %u\ncreated %" PRId64 "\n",
 		CHECKPOINT_VERSION, m->meta.nr_vcpus, m->meta.mem_mib, m->meta.tsc_khz,
 		m->meta.created);
-	for (size_t i = 0; i < CHECKPOINT_NR_FILES; i++)
-		fprintf(f, "%s %" PRIu64 " %s\n", checkpoint_files[i], m->sizes[i], m->hashes[i]);
-	fflush(f);
-	sha256_hex(text, len, hash);
-	fprintf(f, "end %s\n", hash);
-	fclose(f);
-	return text;
+
+	return manifest_print(head, checkpoint_files, CHECKPOINT_NR_FILES, m->sizes, m->hashes);
 }
 
-/* As with templates: a manifest is what the function above prints, so reading is printing again. */
 static int checkpoint_parse(const char *text, struct checkpoint_manifest *ret)
 {
 	struct checkpoint_manifest m = {0};
@@ -121,17 +110,8 @@ static int checkpoint_parse(const char *text, struct checkpoint_manifest *ret)
 		return -EPROTO;
 	if (version != CHECKPOINT_VERSION)
 		return -EOPNOTSUPP;
-	for (size_t i = 0; i < CHECKPOINT_NR_FILES; i++) {
-		char name[16];
-		int used = 0;
-
-		/* NOLINTNEXTLINE(cert-err34-c): the same */
-		if (sscanf(text + at, "%15s %" SCNu64 " %64s %n", name, &m.sizes[i], m.hashes[i],
-			   &used) != 3 ||
-		    !used)
-			return -EPROTO;
-		at += used;
-	}
+	if (manifest_scan(text + at, CHECKPOINT_NR_FILES, m.sizes, m.hashes))
+		return -EPROTO;
 	again = checkpoint_format(&m);
 	if (strcmp(again, text) != 0)
 		return -EPROTO;

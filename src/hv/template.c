@@ -21,6 +21,7 @@
 
 #include "cleanup.h"
 #include "io.h"
+#include "manifest.h"
 #include "sha256.h"
 #include "template_internal.h"
 #include "util.h"
@@ -66,24 +67,13 @@ int template_open_dir(const char *dir, struct err *err)
 
 char *template_manifest_format(const struct template_manifest *m)
 {
-	char hash[SHA256_HEX_LEN + 1], *text = NULL;
-	size_t len = 0;
-	FILE *f = open_memstream(&text, &len);
+	cleanup_free char *head =
+		xasprintf("harpoon-template %d\nkey %s\nvcpus %u\nmemory_mib %u\ntsc_khz %u\n"
+			  "created %" PRId64 "\n",
+			  TEMPLATE_VERSION, m->key, m->meta.nr_vcpus, m->meta.mem_mib,
+			  m->meta.tsc_khz, m->meta.created);
 
-	if (!f)
-		abort();
-	fprintf(f,
-		"harpoon-template %d\nkey %s\nvcpus %u\nmemory_mib %u\ntsc_khz %u\ncreated %" PRId64
-		"\n",
-		TEMPLATE_VERSION, m->key, m->meta.nr_vcpus, m->meta.mem_mib, m->meta.tsc_khz,
-		m->meta.created);
-	for (size_t i = 0; i < TEMPLATE_NR_FILES; i++)
-		fprintf(f, "%s %" PRIu64 " %s\n", template_files[i], m->sizes[i], m->hashes[i]);
-	fflush(f);
-	sha256_hex(text, len, hash);
-	fprintf(f, "end %s\n", hash);
-	fclose(f);
-	return text;
+	return manifest_print(head, template_files, TEMPLATE_NR_FILES, m->sizes, m->hashes);
 }
 
 /*
@@ -104,17 +94,8 @@ int template_manifest_parse(const char *text, struct template_manifest *ret)
 		   &m.meta.created, &at) != 6 ||
 	    !at)
 		return -EPROTO;
-	for (size_t i = 0; i < TEMPLATE_NR_FILES; i++) {
-		char name[16];
-		int used = 0;
-
-		/* NOLINTNEXTLINE(cert-err34-c): the same */
-		if (sscanf(text + at, "%15s %" SCNu64 " %64s %n", name, &m.sizes[i], m.hashes[i],
-			   &used) != 3 ||
-		    !used)
-			return -EPROTO;
-		at += used;
-	}
+	if (manifest_scan(text + at, TEMPLATE_NR_FILES, m.sizes, m.hashes))
+		return -EPROTO;
 	again = template_manifest_format(&m);
 	if (strcmp(again, text) != 0)
 		return -EPROTO;
