@@ -24,9 +24,9 @@ UID_BASE = 0x70000000
 # workers, and one for the device. balloon: its interrupt, three queues. rng: its interrupt, a queue. vCPUs: what
 # they call the loop with.
 EVENTFDS = {"vsock": 5, "fs": 6, "balloon": 4, "rng": 2, "vCPUs": 1}
-THREADS = ["harpoon-vmm", "virtio-fs-0", *["virtio-fs-1"] * 4, "vcpu0", "vcpu1"]
+THREADS = ["harpoon-vmm", "virtio-fs-0", *["virtio-fs-1"] * 5, "vcpu0", "vcpu1"]
 # Of the file server's channel: its trunk, and a link for each worker
-FS_SOCKETS = 6
+FS_SOCKETS = 7
 LIMIT_S = 30
 
 pytestmark = [

@@ -253,11 +253,13 @@ static int virtiofs_start(struct virtio_device *dev, struct loop *loop, struct e
 	return 0;
 }
 
-/* A read of changes by others waits for them. */
+/* A read of changes by others waits for them. On a vCPU's thread as a rule, whose filter has write(2) and no more. */
 static void virtiofs_stopping(struct virtio_device *dev)
 {
+	const struct fs_trunk_msg msg = {.type = FS_TRUNK_INTERRUPT};
+
 	/* Without a peer there is nothing that waits. */
-	(void)virtiofs_trunk_send(&virtiofs_of(dev)->channel, FS_TRUNK_INTERRUPT, 0, NULL, 0);
+	(void)!write(virtiofs_of(dev)->channel.trunk, &msg, sizeof(msg));
 }
 
 static void virtiofs_free(struct virtio_device *dev)
