@@ -506,7 +506,7 @@ def test_apt_from_another_container(box, cni, host_folder, debian):
     """apt-get update, install, reinstall and purge, against a repository that a second VM serves."""
     repo = host_folder / "repo"
     repo.mkdir()
-    entries = package(repo, "hpn-lib", "libc6", "groupadd -r hpn; touch /var/lib/hpn-lib.done")
+    entries = package(repo, "hpn-lib", "libc6", "getent group hpn >/dev/null || groupadd -r hpn; touch /var/lib/hpn-lib.done")
     entries += package(repo, "hpn-tool", "hpn-lib (>= 1.5), dash", "hpn-lib; echo from postinst > /var/lib/hpn-tool.out")
     (repo / "Packages").write_text(entries)
     (host_folder / "big").write_bytes(os.urandom(1))
