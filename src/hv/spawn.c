@@ -42,6 +42,7 @@ struct spawn_failure {
 /* What the child works with: its copies of the parent's descriptors. */
 struct spawn_start {
 	const struct spawn_params *params;
+	int parent_sock; /* the parent's end, until it is closed */
 	int sock;
 	int exe_fd; /* once they are placed */
 	int null_fd;
@@ -110,6 +111,8 @@ static int spawn_child_run(struct spawn_start *s, const char **step)
 	setsid();
 	umask(022); /* for the folders of the jail's root */
 	*step = "wait for the parent";
+	/* Only then is the parent's death the end of the wait. */
+	close(s->parent_sock);
 	if (recv(s->sock, &host_pid, sizeof(host_pid), 0) != sizeof(host_pid))
 		return -ECANCELED;
 	if (p->jail)
@@ -218,6 +221,7 @@ int spawn(const struct spawn_params *p, struct spawn_child *ret, struct err *err
 	if (!c.pid) {
 		struct spawn_start s = {
 			.params = p,
+			.parent_sock = sock,
 			.sock = child_sock,
 			.null_fd = null_fd,
 			.parent_pidfd = parent_pidfd,

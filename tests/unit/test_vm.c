@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -768,6 +769,67 @@ static void test_parent_killed(void **state)
 
 /* ---- spawn ---- */
 
+/* The first child of a process, as soon as it has one. */
+static pid_t await_child(pid_t parent)
+{
+	char path[64];
+	int pid = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)parent, (int)parent);
+	for (unsigned int tries = 0; tries < 10000 && !pid; tries++) {
+		FILE *f = fopen(path, "re");
+
+		assert_non_null(f);
+		if (fscanf(f, "%d", &pid) != 1) /* NOLINT(cert-err34-c) */
+			usleep(1000);
+		fclose(f);
+	}
+	assert_true(pid > 0);
+	return pid;
+}
+
+/* Between clone and go: what it was to wait for is full, so the parent is killed there. */
+static void test_parent_killed_before_the_go(void **state)
+{
+	static const char page[4096];
+	char name[] = "x";
+	char *argv[] = {name, NULL};
+	int full[2], pidfd, status;
+	pid_t parent, child;
+
+	(void)state;
+	assert_int_equal(pipe2(full, O_CLOEXEC | O_NONBLOCK), 0);
+	while (write(full[1], page, sizeof(page)) > 0)
+		;
+	assert_int_equal(fcntl(full[1], F_SETFL, 0), 0);
+	assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+	parent = fork();
+	if (!parent) {
+		struct spawn_params p = {.path = "/bin/true",
+					 .argv = argv,
+					 .output_fd = 2,
+					 .cgroup_fds = &full[1],
+					 .nr_cgroup_fds = 1};
+		struct spawn_child c;
+		struct err err = {0};
+
+		spawn(&p, &c, &err);
+		_exit(1);
+	}
+	child = await_child(parent);
+	pidfd = sys_pidfd_open(child);
+	assert_true(pidfd >= 0);
+	kill(parent, SIGKILL);
+	assert_int_equal(waitpid(parent, &status, 0), parent);
+	assert_int_equal(poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 20000), 1);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(WEXITSTATUS(status), 127);
+	assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 0), 0);
+	close(pidfd);
+	close(full[0]);
+	close(full[1]);
+}
+
 static void test_spawn_errors(void **state)
 {
 	struct fixture *f = *state;
@@ -892,6 +954,7 @@ int main(void)
 		VM_TEST(test_footprint),
 		VM_TEST(test_netns),
 		VM_TEST(test_parent_killed),
+		cmocka_unit_test(test_parent_killed_before_the_go),
 		VM_TEST(test_spawn_errors),
 		VM_TEST(test_real_guest),
 	};
