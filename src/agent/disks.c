@@ -20,6 +20,7 @@
 
 #include "agent_sys.h"
 #include "cleanup.h"
+#include "guest.h"
 #include "io.h"
 #include "log.h"
 #include "mountfs.h"
@@ -35,15 +36,6 @@
 #define DISKS_RELEASE_NS 10000000
 
 /* ---- finding ---- */
-
-/* file: "bind" or "unbind". */
-static int disks_tell_driver(const char *file, const char *name)
-{
-	cleanup_free char *path = xasprintf(DISKS_DRIVER "/%s", file);
-	cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	return fd < 0 ? -errno : io_write_full(fd, name, strlen(name));
-}
 
 /* Opened anew for each: the folder changes with each that is let go. */
 static bool disks_first_bound(char *ret, size_t room)
@@ -62,7 +54,7 @@ int disks_park(struct err *err)
 	char name[32];
 
 	for (int i = 0; i < REQUEST_DISKS_MAX && disks_first_bound(name, sizeof(name)); i++) {
-		int e = disks_tell_driver("unbind", name);
+		int e = guest_tell_driver(DISKS_DRIVER, "unbind", name);
 
 		if (e)
 			return err_set(err, e, "take disk '%s' from its driver", name);
@@ -86,7 +78,7 @@ static void disks_unpark(void)
 			continue;
 		snprintf(path, sizeof(path), DISKS_BUS "/%s/driver", e->d_name);
 		if (access(path, F_OK))
-			disks_tell_driver("bind", e->d_name);
+			guest_tell_driver(DISKS_DRIVER, "bind", e->d_name);
 	}
 }
 

@@ -184,6 +184,14 @@ int guest_adjust_clock(const struct agent_params *params, int64_t by_ns, int64_t
 	return 0;
 }
 
+int guest_tell_driver(const char *driver, const char *file, const char *name)
+{
+	cleanup_free char *path = xasprintf("%s/%s", driver, file);
+	cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : io_write_full(fd, name, strlen(name));
+}
+
 static void guest_raise_loopback(void)
 {
 	struct ifreq ifr = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};

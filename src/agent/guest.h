@@ -22,6 +22,8 @@ int guest_configure(const struct agent_params *params, const AGENT_PB(ConfigureR
 /* Moves the wall clock, if the agent is a guest's init, and tells what it says then. */
 int guest_adjust_clock(const struct agent_params *params, int64_t by_ns, int64_t *ret_now_ns,
 		       struct err *err);
+/* driver: its folder in sysfs; file: "bind" or "unbind"; name: the device's on its bus. Negative errno on failure. */
+int guest_tell_driver(const char *driver, const char *file, const char *name);
 /* Mounts, cgroups, loopback: after the greeting, and by CreateContainer at the latest. Idempotent. */
 int guest_prepare(const struct agent_params *params, struct err *err);
 /*

@@ -26,6 +26,7 @@
 #include <sys/socket.h>
 
 #include "cleanup.h"
+#include "guest.h"
 #include "io.h"
 #include "log.h"
 #include "request.h"
@@ -116,22 +117,13 @@ static bool network_bus_name(const char *interface, char *ret, size_t room)
 	return false;
 }
 
-/* file: "bind" or "unbind". */
-static int network_tell_driver(const char *file, const char *bus_name)
-{
-	cleanup_free char *path = xasprintf(NETWORK_DRIVER "/%s", file);
-	cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	return fd < 0 ? -errno : io_write_full(fd, bus_name, strlen(bus_name));
-}
-
 static void network_hide(const struct network *n, uint32_t nic)
 {
 	char name[NETWORK_BUS_NAME_MAX];
 	int e = -ENOENT;
 
 	if (network_bus_name(n->nics[nic].name, name, sizeof(name)))
-		e = network_tell_driver("unbind", name);
+		e = guest_tell_driver(NETWORK_DRIVER, "unbind", name);
 	/* Seen, but down and without an address: no harm. */
 	if (e)
 		log_warn("network", "hide network device %u: %s", nic, strerror(-e));
@@ -474,7 +466,7 @@ static int network_unpark(const AGENT_PB(NetworkRequest) * r, struct err *err)
 {
 	for (size_t i = 0; i < r->n_interfaces; i++) {
 		char *name = network_parked[r->interfaces[i]->nic];
-		int e = *name ? network_tell_driver("bind", name) : 0;
+		int e = *name ? guest_tell_driver(NETWORK_DRIVER, "bind", name) : 0;
 
 		if (e)
 			return err_set(err, e, "take network device %u into use",
@@ -497,7 +489,7 @@ int network_park(struct err *err)
 		if (!n.nics[nic].ifindex ||
 		    !network_bus_name(n.nics[nic].name, name, NETWORK_BUS_NAME_MAX))
 			continue;
-		e = network_tell_driver("unbind", name);
+		e = guest_tell_driver(NETWORK_DRIVER, "unbind", name);
 		if (e)
 			return err_set(err, e, "take network device %u away", nic);
 	}

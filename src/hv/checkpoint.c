@@ -331,7 +331,7 @@ int hv_vm_checkpoint(struct hv_vm *vm, int dir_fd, const char *note, hv_done_fn 
 			       "the %s backend cannot save a VM with its container: not "
 			       "implemented",
 			       vm->ops->name);
-	if (vm->has_disks)
+	if (vm->nr_disks)
 		return err_say(err, -EOPNOTSUPP,
 			       "a VM with disks cannot be saved with its container: not "
 			       "implemented");

@@ -104,7 +104,6 @@ int hv_clone_look_up(struct hv_vm *vm, struct err *err)
 
 	for (size_t i = 0; i < vm->params.nr_nics; i++)
 		*(vm->params.nics[i].kind == HV_NIC_TAP ? &vm->nr_taps : &vm->nr_streams) += 1;
-	vm->has_disks = vm->params.nr_disks;
 	vm->nr_disks = (uint32_t)vm->params.nr_disks;
 	/* What is missing the start itself complains about. */
 	if (vm->ops->describe)
@@ -113,7 +112,7 @@ int hv_clone_look_up(struct hv_vm *vm, struct err *err)
 		return hv_checkpoint_take(vm, vm->params.restore, err);
 	/* Disks in a clone's place of a template's were tried with QEMU only. */
 	if (vm->shape && vm->params.birth == HV_BIRTH_AUTO &&
-	    (!vm->has_disks || vm->ops == &hv_qemu_ops) &&
+	    (!vm->nr_disks || vm->ops == &hv_qemu_ops) &&
 	    vm->params.config->templates != CONFIG_TEMPLATES_OFF)
 		clone_look_up_template(vm);
 	return 0;

@@ -89,7 +89,6 @@ struct hv_vm {
 	char *shape;		       /* hv_describe(); NULL = nothing like it can be saved */
 	struct checkpoint_run *saving; /* checkpoint.c: one under way */
 	bool is_restored;	       /* tmpl is a checkpoint */
-	bool has_disks;
 	uint32_t nr_disks;
 	struct hv_disk disks[HV_DISKS_MAX]; /* descriptors owned, as those of nics */
 	/* clone.c */

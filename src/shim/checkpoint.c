@@ -34,7 +34,6 @@
 #define CHECKPOINT_FREEZE_NS 30000000000ull
 
 struct checkpoint {
-	struct container *c;
 	struct rpc_call *call;
 	int dir_fd; /* owned */
 	bool exit, was_paused;
@@ -265,7 +264,7 @@ void container_checkpoint(struct container *c, const Ctrd__CheckpointRequest *re
 		return;
 	}
 	cp = xcalloc(1, sizeof(*cp));
-	*cp = (struct checkpoint){.c = c, .call = call, .was_paused = c->init.state == TASK_PAUSED};
+	*cp = (struct checkpoint){.call = call, .was_paused = c->init.state == TASK_PAUSED};
 	checkpoint_read_options(req->options, cp, &path);
 	cp->dir_fd = checkpoint_open_folder(path, &err);
 	if (cp->dir_fd >= 0 && !checkpoint_begin(c, cp, &err))

@@ -396,8 +396,8 @@ exec git daemon --reuseaddr --export-all --base-path=/git /git
 """
 
 BUILD_IT = """
-git clone -q git://{address}/project.git /work/project
-cd /work/project
+git clone -q git://{address}/project.git /build/project
+cd /build/project
 git fsck --full --strict 2>&1; git describe
 make -j2 check | tail -n 1
 # Only what changed is built again: times of files are what make believes in.
@@ -417,7 +417,7 @@ def test_git_clone_and_make(box, cni, host_folder, workloads):
     with running(box, "sh", "-ec", COMMIT, image="workloads", options=options, stop="KILL", code=137) as server:
         address = address_of(box, server)
         wait_for_port(address, 9418)
-        options = ["--cni", *bind(host_folder / "work", "/work"), "--env", "HOME=/root", "--annotation", "io.harpoon.vcpus=2"]
+        options = ["--cni", *bind(host_folder / "work", "/build"), "--env", "HOME=/root", "--annotation", "io.harpoon.vcpus=2"]
         done = box.sh(f"set -e; {BUILD_IT.format(address=address)}", image="workloads", options=options, timeout=LONG)
         assert done.code == 0, done
         lines = done.out.splitlines()

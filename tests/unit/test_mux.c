@@ -24,6 +24,7 @@
 #include "io.h"
 #include "mux.h"
 #include "mux_frame.h"
+#include "run_until.h"
 
 #define NOT_DONE 1000
 #define TIMEOUT_NS 20000000000ull
@@ -113,16 +114,6 @@ static int teardown(void **state)
 	free(f);
 	return 0;
 }
-
-/* Runs the loop until cond holds; fails the test when it does not within TIMEOUT_NS. */
-#define RUN_UNTIL(f, cond) \
-	do { \
-		uint64_t run_end = util_now_ns() + TIMEOUT_NS; \
-		while (!(cond)) { \
-			assert_true(util_now_ns() < run_end); \
-			assert_int_equal(loop_run_once((f)->loop, 50), 0); \
-		} \
-	} while (0)
 
 /* Rounds until nothing happens any more; a loop that never rests fails the test. */
 static void run_idle(struct fix *f)

@@ -18,6 +18,7 @@
 #include "cleanup.h"
 #include "io.h"
 #include "mux.h"
+#include "run_until.h"
 
 #define TIMEOUT_NS 20000000000ull
 
@@ -90,15 +91,6 @@ static int teardown(void **state)
 	free(f);
 	return 0;
 }
-
-#define RUN_UNTIL(f, cond) \
-	do { \
-		uint64_t run_end = util_now_ns() + TIMEOUT_NS; \
-		while (!(cond)) { \
-			assert_true(util_now_ns() < run_end); \
-			assert_int_equal(loop_run_once((f)->loop, 50), 0); \
-		} \
-	} while (0)
 
 static void run_idle(struct fix *f)
 {

@@ -24,6 +24,7 @@
 #include "mux.h"
 #include "rpc.h"
 #include "rpc_codec.h"
+#include "run_until.h"
 #include "ttrpc.pb-c.h"
 
 typedef Harpoon__Agent__V1__ProcessRef Ref;
@@ -185,15 +186,6 @@ static int teardown(void **state)
 	free(f);
 	return 0;
 }
-
-#define RUN_UNTIL(f, cond) \
-	do { \
-		uint64_t run_end = util_now_ns() + TIMEOUT_NS; \
-		while (!(cond)) { \
-			assert_true(util_now_ns() < run_end); \
-			assert_int_equal(loop_run_once((f)->loop, 50), 0); \
-		} \
-	} while (0)
 
 static void run_idle(struct fix *f)
 {
