@@ -104,7 +104,10 @@ static void manager_redirect(int bundle_fd)
 
 static void manager_ready(void *ctx)
 {
-	close(MANAGER_STATUS_FD);
+	int *status_fd = ctx;
+
+	io_write_full(*status_fd, "", 1);
+	cleanup_closep(status_fd);
 }
 
 /* Puts the descriptors the daemon needs at their places and closes all others. */
@@ -126,20 +129,23 @@ static int manager_place_fds(int listen_fd, int status_fd, int bundle_fd)
 
 static int manager_serve(struct manager_start *m, const char *ttrpc)
 {
+	int status_fd = MANAGER_STATUS_FD;
 	struct shim_params params = {.args = m->args,
 				     .config = &m->config,
 				     .socket_path = m->socket_path,
 				     .ttrpc_address = ttrpc,
 				     .listen_fd = MANAGER_LISTEN_FD,
 				     .bundle_fd = MANAGER_BUNDLE_FD,
-				     .ready = manager_ready};
+				     .ready = manager_ready,
+				     .ctx = &status_fd};
 	struct err err = {0};
 	int r = shim_serve(&params, &err);
 
 	if (r) {
 		log_err("shim", "%s", err.msg);
 		/* When it never became ready, `start` waits for this. */
-		io_write_full(MANAGER_STATUS_FD, err.msg, strlen(err.msg));
+		if (status_fd >= 0)
+			io_write_full(status_fd, err.msg, strlen(err.msg));
 	}
 	return r ? 1 : 0;
 }
@@ -172,7 +178,10 @@ static int manager_daemon(struct manager_start *m, int status_fd, pid_t containe
 
 /* ---- start ---- */
 
-/* Waits until the daemon closes the pipe; what it wrote before is the reason why it does not serve. */
+/*
+ * Waits until the daemon closes the pipe. A zero byte says that it serves, words are the reason why it does not; one
+ * that was killed before it could say either leaves nothing.
+ */
 static int manager_wait_ready(int fd, struct err *err)
 {
 	char text[ERR_MSG_MAX];
@@ -180,8 +189,10 @@ static int manager_wait_ready(int fd, struct err *err)
 
 	if (n < 0)
 		return err_set(err, (int)n, "wait for the shim to serve");
+	if (!n)
+		return err_say(err, -EIO, "the serving process was killed before it served");
 	text[n] = '\0';
-	return n ? err_say(err, -EIO, "%s", text) : 0;
+	return *text ? err_say(err, -EIO, "%s", text) : 0;
 }
 
 static int manager_print_address(const struct manager_start *m)

@@ -66,11 +66,17 @@ class Bundle:
         os.mkfifo(folder / "log", 0o700)
         self.log = os.open(folder / "log", os.O_RDONLY | os.O_NONBLOCK)
 
-    def shim(self, command, *flags, stdin=b""):
+    def spawn(self, command, *flags):
         args = [SHIM, "-namespace", self.box.daemon.namespace, "-address", str(self.box.daemon.socket),
                 "-publish-binary", "/bin/true", "-id", self.id, *flags, command]
         env = self.box.daemon.env() | {"TTRPC_ADDRESS": f"{self.box.daemon.socket}.ttrpc"}
-        return subprocess.run(args, cwd=self.folder, env=env, input=stdin, capture_output=True, timeout=20, check=False)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(args, cwd=self.folder, env=env, stdin=pipe, stdout=pipe, stderr=pipe)
+
+    def shim(self, command, *flags, stdin=b""):
+        with self.spawn(command, *flags) as process:
+            out, err = process.communicate(stdin, timeout=20)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def end(self, path):
         with ttrpc.Client(path, self.box.daemon.namespace) as client:
@@ -138,6 +144,30 @@ def test_start_after_a_shim_that_was_killed(box, host_folder):
     again = bundle.shim("start")
     assert again.returncode == 0 and again.stdout.decode() == f"unix://{path}", again
     bundle.end(path)
+
+
+def test_start_of_a_shim_that_is_killed_at_once(box, host_folder):
+    """F10: killed before it serves, `start` says so and leaves no socket; containerd calls no `delete` then."""
+    bundle = Bundle(box, host_folder)
+    said = 0
+    for _ in range(20):
+        with bundle.spawn("start") as process:
+            process.stdin.close()
+            children = f"/proc/{process.pid}/task/{process.pid}/children"
+            pid = ""
+            while not pid and process.poll() is None:
+                with open(children, encoding="ascii") as f:
+                    pid = f.read()
+            if pid:
+                os.kill(int(pid), signal.SIGKILL)
+            code, out, err = process.wait(20), process.stdout.read(), process.stderr.read()
+        if code:
+            said += 1
+            assert b"killed before it served" in err and not out, (out, err)
+            path = (host_folder / "address").read_text().removeprefix("unix://")
+            assert not os.path.exists(path)
+    assert said
+    bundle.end(bundle.shim("start").stdout.decode().removeprefix("unix://"))
 
 
 @pytest.mark.parametrize("task", [b"", b"\x00\xff garbage", b"pid 1\n" * 3, b"9" * 5000],

@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import IS_HARPOON
 from harpoonlib import ttrpc
-from harpoonlib.containerd import SLOWNESS, wait_until
+from harpoonlib.containerd import SLOWNESS, shim_pids, wait_until
 
 pytestmark = [pytest.mark.harpoon, pytest.mark.skipif(not IS_HARPOON, reason="about harpoon's VMs")]
 
@@ -233,35 +233,58 @@ def test_many_shims_die_at_once(box):
         assert box.ctr("container", "rm", name).code == 0
 
 
+def kill_shim_of(box, name, delay, is_there):
+    """Starts a container and kills its shim `delay` seconds after it `is_there(pid)`."""
+    process = box.background("sleep", "1000", name=name, options=["-d", "--null-io"])
+    found = []
+
+    def shim():
+        for pid in shim_pids(name):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    words = f.read().split(b"\0")
+            except OSError:
+                continue
+            if b"start" not in words and is_there(pid):
+                found.append(pid)
+        return found
+
+    assert wait_until(shim, 20, 0.005)
+    # The moment is the test's input, not something waited for
+    time.sleep(delay)
+    try:
+        os.kill(found[0], signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.communicate(timeout=30)
+    assert wait_until(lambda: name not in box.daemon.tasks(), 10), (delay, box.daemon.tasks())
+    box.daemon.remove(name)
+
+
+def is_connected(pid):
+    """containerd's connection is the first stream socket of a shim that is not its own listening one."""
+    try:
+        links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False
+    with open("/proc/net/unix", encoding="ascii") as f:
+        # Num RefCount Protocol Flags Type St Inode Path
+        rows = [line.split() for line in f]
+    return any(row[5] == "03" and "/s/" in row[-1] and f"socket:[{row[6]}]" in links for row in rows)
+
+
 def test_shim_killed_while_it_creates(box):
     """F10: at moments spread over the whole creation; `delete` cleans up what there was."""
     for delay in range(0, 1100, 100):
+        kill_shim_of(box, box.name(), delay / 1000, is_connected)
+
+
+def test_shim_killed_before_containerd_connects(box):
+    """F10: containerd calls no `delete` for a shim that it never reached: the next one of the name takes its place."""
+    for _ in range(5):
         name = box.name()
-        process = box.background("sleep", "1000", name=name, options=["-d", "--null-io"])
-        found = []
-
-        def shim(wanted=name, into=found):
-            for entry in filter(str.isdigit, os.listdir("/proc")):
-                try:
-                    with open(f"/proc/{entry}/cmdline", "rb") as f:
-                        words = f.read().split(b"\0")
-                except OSError:
-                    continue
-                if b"containerd-shim" in words[0] and wanted.encode() in words and b"start" not in words:
-                    into.append(int(entry))
-                    return True
-            return False
-
-        assert wait_until(shim, 20, 0.005)
-        # The moment is the test's input, not something waited for
-        time.sleep(delay / 1000)
-        try:
-            os.kill(found[0], signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.communicate(timeout=30)
-        assert wait_until(lambda n=name: n not in box.daemon.tasks(), 10), (delay, box.daemon.tasks())
-        box.daemon.remove(name)
+        kill_shim_of(box, name, 0, lambda pid: True)
+        assert box.run("true", name=name).code == 0
 
 
 def test_storm_of_signals(box):
