@@ -77,6 +77,8 @@ struct fs_node {
 	uint64_t ino;
 	uint64_t mnt_id;
 	uint64_t ino_tag; /* makes inode numbers of several devices distinct for the guest */
+	/* Of an open that the guest's cached pages are surely not older than; fs.lock. 0 = of none. */
+	struct timespec cached_ctime;
 	struct fs_export *export; /* one reference */
 };
 

@@ -9,6 +9,8 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 
 #include <linux/falloc.h>
 
@@ -18,6 +20,9 @@
 
 /* One copy_file_range() moves at most this much, so that a request ends in bounded time. */
 #define FS_COPY_MAX (64u << 20)
+
+/* The coarsest times that file systems keep (vfat). */
+#define FS_CTIME_TICK_S 2
 
 int fs_open_flags(const struct fs_export *e, uint32_t guest_flags)
 {
@@ -42,6 +47,26 @@ void fs_fill_open(struct fuse_open_out *o, const struct fs_export *e, uint64_t f
 		o->open_flags |= FOPEN_NOFLUSH;
 }
 
+/*
+ * Is the file, just opened as `fd`, what it was when the guest opened it before? Any change moves its ctime, which
+ * nobody can set, once the clock has left the tick of the one before; so a young ctime proves nothing.
+ */
+static bool fs_file_is_unchanged(struct fs_req *r, int fd)
+{
+	struct timespec now, then = {0};
+	struct stat st;
+
+	if (clock_gettime(CLOCK_REALTIME, &now) || fstat(fd, &st))
+		return false;
+	fs_lock(r->fs);
+	then = r->node->cached_ctime;
+	r->node->cached_ctime =
+		now.tv_sec - st.st_ctim.tv_sec > FS_CTIME_TICK_S ? st.st_ctim : (struct timespec){0};
+	fs_unlock(r->fs);
+	return then.tv_sec && then.tv_sec == st.st_ctim.tv_sec &&
+	       then.tv_nsec == st.st_ctim.tv_nsec;
+}
+
 int fs_op_open(struct fs_req *r)
 {
 	const struct fuse_open_in *in = fs_args(r);
@@ -49,6 +74,7 @@ int fs_op_open(struct fs_req *r)
 	int flags = fs_open_flags(r->node->export, in->flags), fd, e = 0;
 	struct fs_cred cred = {0};
 	uint64_t fh;
+	bool same;
 
 	if (flags < 0)
 		return flags;
@@ -60,9 +86,13 @@ int fs_op_open(struct fs_req *r)
 	fs_cred_leave(r, &cred);
 	if (fd < 0)
 		return fd;
+	/* Where others may have written since, the guest drops its pages. */
+	same = !(r->node->export->flags & FS_CONTROL_EXCLUSIVE) && fs_file_is_unchanged(r, fd);
 	e = fs_handle_new(r->fs, r->node, fd, &fh);
 	if (!e) {
 		fs_fill_open(out, r->node->export, fh, flags, false);
+		if (same)
+			out->open_flags |= FOPEN_KEEP_CACHE;
 		fs_handle_tell(r, fh, r->node);
 	}
 	return e;

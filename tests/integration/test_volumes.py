@@ -9,6 +9,7 @@ import time
 import pytest
 
 from harpoonlib import paths
+from harpoonlib.containerd import wait_until
 
 EXERCISE_TURNS = int(os.environ.get("HARPOON_TEST_EXERCISE_TURNS", "6"))
 EXERCISE_CHANGES = 60
@@ -34,8 +35,8 @@ def bind(source, target, how="rw"):
 class Shell:
     """A container in the background that is spoken to line by line."""
 
-    def __init__(self, box, command, options):
-        self.process = box.background(*command, options=options)
+    def __init__(self, box, command, options, **kwargs):
+        self.process = box.background(*command, options=options, **kwargs)
         self.buffer = b""
 
     def read(self, timeout=60):
@@ -303,3 +304,37 @@ def test_two_containers_on_one_volume(box, host_folder):
     finally:
         first.close()
         second.close()
+
+
+def bytes_read(box, name):
+    """What the host processes of a container have read from files so far."""
+    total = 0
+    for pids in box.processes(name).values():
+        for pid in pids:
+            with open(f"/proc/{pid}/io", encoding="ascii") as f:
+                total += int(dict(line.split(": ") for line in f)["rchar"])
+    return total
+
+
+def test_what_was_read_is_kept_until_the_host_writes(box, host_folder):
+    """A file that nobody changed is read from the host once, however often it is opened; a changed one anew, at once."""
+    size = 4 << 20
+    (host_folder / "f").write_bytes(b"1" * size)
+    # Times of files are coarse: for two seconds a change may not show in them, and nothing is kept
+    assert wait_until(lambda: time.time() - os.stat(host_folder / "f").st_ctime > 4, 10)
+    name = box.name()
+    shell = Shell(box, ["sh"], bind(host_folder, "/v"), name=name)
+    look = "tr -d '[2-9]' < /v/f | wc -c"
+    try:
+        assert shell.ask(look) == str(size)
+        before = bytes_read(box, name)
+        for _ in range(3):
+            assert shell.ask(look) == str(size)
+        assert bytes_read(box, name) - before < size // 2
+        with open(host_folder / "f", "r+b") as f:
+            f.seek(size // 2)
+            f.write(b"2" * 5)
+        assert shell.ask(look) == str(size - 5)
+        assert bytes_read(box, name) - before >= size
+    finally:
+        shell.close()

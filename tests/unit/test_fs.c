@@ -19,6 +19,7 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -1225,6 +1226,42 @@ static void test_lifetimes_follow_the_export(void **state)
 	assert_int_equal(id, 0);
 }
 
+static uint32_t flags_of_open(struct fixture *f, uint64_t node)
+{
+	struct fuse_open_in in = {.flags = O_RDONLY};
+	struct fuse_open_out out;
+
+	begin(f);
+	add(f, &in, sizeof(in));
+	assert_int_equal(send_it(f, FUSE_OPEN, node), 0);
+	memcpy(&out, body(f), sizeof(out));
+	return out.open_flags;
+}
+
+/* The guest keeps the pages of a file that nobody changed since it was opened before, and of no other. */
+static void test_pages_are_kept_while_nothing_changes(void **state)
+{
+	struct fixture *f = *state;
+	char path[128];
+	uint64_t node;
+	struct stat st;
+
+	/* One that was just written may be written again within the same tick of the clock. */
+	snprintf(path, sizeof(path), "%s/young", f->tree);
+	assert_int_equal(io_replace_file(AT_FDCWD, path, "1", 1), 0);
+	node = must_lookup(f, f->root, "young");
+	assert_false(flags_of_open(f, node) & FOPEN_KEEP_CACHE);
+	assert_false(flags_of_open(f, node) & FOPEN_KEEP_CACHE);
+	/* Until the tick is over; then any change shows. */
+	assert_int_equal(stat(path, &st), 0);
+	while (time(NULL) - st.st_ctim.tv_sec <= 2)
+		sleep(1);
+	assert_false(flags_of_open(f, node) & FOPEN_KEEP_CACHE);
+	assert_true(flags_of_open(f, node) & FOPEN_KEEP_CACHE);
+	assert_int_equal(chmod(path, 0600), 0);
+	assert_false(flags_of_open(f, node) & FOPEN_KEEP_CACHE);
+}
+
 /* Attributes */
 
 static void test_attributes(void **state)
@@ -1705,6 +1742,7 @@ int main(void)
 		CASE(test_a_revoked_export_is_let_go),
 		CASE(test_exports_do_not_mix),
 		CASE(test_lifetimes_follow_the_export),
+		CASE(test_pages_are_kept_while_nothing_changes),
 		CASE(test_attributes),
 		CASE(test_extended_attributes),
 		CASE(test_files_belong_to_their_creator),
