@@ -60,8 +60,9 @@ static bool fs_file_is_unchanged(struct fs_req *r, int fd)
 		return false;
 	fs_lock(r->fs);
 	then = r->node->cached_ctime;
-	r->node->cached_ctime =
-		now.tv_sec - st.st_ctim.tv_sec > FS_CTIME_TICK_S ? st.st_ctim : (struct timespec){0};
+	r->node->cached_ctime = now.tv_sec - st.st_ctim.tv_sec > FS_CTIME_TICK_S
+					? st.st_ctim
+					: (struct timespec){0};
 	fs_unlock(r->fs);
 	return then.tv_sec && then.tv_sec == st.st_ctim.tv_sec &&
 	       then.tv_nsec == st.st_ctim.tv_nsec;
