@@ -16,9 +16,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,7 +30,7 @@
 #include "hostlimits.h"
 #include "io.h"
 #include "log.h"
-#include "mounts.h"
+#include "shares.h"
 #include "util.h"
 #include "vmreq.h"
 
@@ -471,142 +469,6 @@ static int create_start_vm(struct container *c, struct err *err)
 	return r;
 }
 
-/* ---- file systems ---- */
-
-static int create_rootfs_entries(const struct container *c, struct mounts_entry **ret,
-				 struct err *err)
-{
-	const Ctrd__CreateTaskRequest *req = c->create->req;
-	struct mounts_entry *entries;
-
-	if (req->n_rootfs > MOUNTS_MAX)
-		return err_say(err, -E2BIG, "root file system: %zu mounts, at most %d",
-			       req->n_rootfs, MOUNTS_MAX);
-	*ret = entries = xcalloc(req->n_rootfs, sizeof(*entries));
-	for (size_t i = 0; i < req->n_rootfs; i++) {
-		const Ctrd__Mount *m = req->rootfs[i];
-
-		entries[i] = (struct mounts_entry){.type = m->type,
-						   .source = m->source,
-						   .target = m->target,
-						   .options = m->options,
-						   .nr_options = m->n_options};
-	}
-	return 0;
-}
-
-static int create_open_disks(struct container *c, struct err *err)
-{
-	cleanup_free struct mounts_entry *entries = NULL;
-	int r = create_rootfs_entries(c, &entries, err);
-
-	return r ? r
-		 : disks_new(c->spec, c->bundle_fd, entries, c->create->req->n_rootfs, &c->disks,
-			     err);
-}
-
-static int create_mount_rootfs(struct container *c, struct err *err)
-{
-	cleanup_free struct mounts_entry *entries = NULL;
-	int r = create_rootfs_entries(c, &entries, err);
-
-	return r ? r : mounts_mount_rootfs(c->bundle_fd, entries, c->create->req->n_rootfs, err);
-}
-
-static int create_share(struct container *c, const char *name, const char *path, bool recursive,
-			uint32_t flags, struct err *err)
-{
-	int fd = mounts_clone_tree(c->bundle_fd, path, recursive, err);
-
-	/* hv_vm_share owns the descriptor, also when it fails. */
-	return fd < 0 ? fd : hv_vm_share(c->vm, name, fd, flags, err);
-}
-
-/* A read-only root is the agent's affair: it has to make mount points in it first. */
-static int create_share_root(struct container *c, struct err *err)
-{
-	uint32_t flags = HV_SHARE_DEVICES;
-
-	/* What we mounted ourselves nobody else changes. A folder given by path others may look after. */
-	if (c->create->req->n_rootfs)
-		flags |= HV_SHARE_EXCLUSIVE;
-	return create_share(c, VMREQ_SHARE_ROOT, c->spec->root_path, true, flags, err);
-}
-
-/* The guest makes the root of disks, and of folders that go with them. */
-static int create_share_layers(struct container *c, struct err *err)
-{
-	int r = 0;
-
-	for (size_t i = 0; i < c->disks->nr_shares && !r; i++) {
-		const struct disks_share *s = &c->disks->shares[i];
-
-		r = create_share(c, s->name, s->path, true, s->read_only ? HV_SHARE_READ_ONLY : 0,
-				 err);
-	}
-	return r;
-}
-
-/* A unix socket cannot be shared as a file: what listens at it is on the host. */
-static int create_mount_socket(struct container *c, size_t i, struct err *err)
-{
-	cleanup_close int fd = openat(c->bundle_fd, c->spec->mounts[i].source, O_PATH | O_CLOEXEC);
-	struct stat st;
-
-	if (fd < 0 || fstat(fd, &st) || !S_ISSOCK(st.st_mode))
-		return 0;
-	c->create->kinds[i] = VMREQ_MOUNT_SOCKET;
-	return relay_add_socket(c->relay, vmreq_socket_id(i), take_fd(&fd), err);
-}
-
-static int create_share_mount(struct container *c, size_t i, struct err *err)
-{
-	const struct oci_mount *m = &c->spec->mounts[i];
-	char name[VMREQ_SHARE_NAME_LEN];
-	int r;
-
-	if (c->disks->of_mount[i] >= 0) {
-		c->create->kinds[i] = VMREQ_MOUNT_DISK;
-		return 0;
-	}
-	if (!m->bind)
-		return 0;
-	r = create_mount_socket(c, i, err);
-	if (r || c->create->kinds[i] == VMREQ_MOUNT_SOCKET)
-		return r;
-	vmreq_share_name(i, name);
-	r = create_share(c, name, m->source, m->flags & MS_REC,
-			 vmreq_mount_is_read_only(m) ? HV_SHARE_READ_ONLY : 0, err);
-	c->create->kinds[i] = VMREQ_MOUNT_SHARE;
-	if (r == -EXDEV && vmreq_own_type(m->source)) {
-		c->create->kinds[i] = VMREQ_MOUNT_OWN;
-		return 0;
-	}
-	if (r == -EXDEV)
-		err->code = -EOPNOTSUPP;
-	return r ? err_wrap(err, "mount '%.200s'", m->destination) : 0;
-}
-
-static int create_share_all(struct container *c, struct err *err)
-{
-	int r = 0;
-
-	if (disks_make_root(c->disks)) {
-		r = create_share_layers(c, err);
-	} else {
-		r = create_mount_rootfs(c, err);
-		if (!r)
-			r = create_share_root(c, err);
-	}
-	if (r)
-		return r;
-	c->relay = relay_new(c->shim->loop, c->spec);
-	c->create->kinds = xcalloc(c->spec->nr_mounts, sizeof(*c->create->kinds));
-	for (size_t i = 0; i < c->spec->nr_mounts && !r; i++)
-		r = create_share_mount(c, i, err);
-	return r;
-}
-
 /* ---- streams and hooks ---- */
 
 static void create_stdio_done(struct container *c)
@@ -670,13 +532,14 @@ static int create_run(struct container *c, struct err *err)
 	timeline_end(&c->times, TIMELINE_SPEC);
 	timeline_begin(&c->times, TIMELINE_PROCESSES);
 	if (!r)
-		r = create_open_disks(c, err);
+		r = shares_open_disks(c, req, err);
 	if (!r)
 		r = create_start_vm(c, err);
 	timeline_end(&c->times, TIMELINE_PROCESSES);
 	timeline_begin(&c->times, TIMELINE_MOUNTS);
+	c->create->kinds = r ? NULL : xcalloc(c->spec->nr_mounts, sizeof(*c->create->kinds));
 	if (!r)
-		r = create_share_all(c, err);
+		r = shares_export(c, req, c->create->kinds, err);
 	timeline_end(&c->times, TIMELINE_MOUNTS);
 	if (r)
 		return r;
