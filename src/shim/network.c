@@ -2,7 +2,7 @@
  * The network of a container; see network.h.
  *
  * What may outlive us is the ingress traffic control of interfaces in a namespace that somebody else holds; taps
- * go with the VM's process. With its tap gone, a redirect drops everything, so it must not stay: it is taken
+ * go with the VM's process and ours. With its tap gone, a redirect drops everything, so it must not stay: it is taken
  * away when the VM has ended, and by the `delete` command after a crash, which finds the namespace by the path
  * noted in <state>/network. A namespace without a path is the VM's own and goes with it.
  */
@@ -122,6 +122,10 @@ void network_free(struct network *n)
 		return;
 	network_disconnect(n);
 	network_vm_started(n);
+	for (size_t i = 0; i < n->nr_nics; i++) {
+		if (n->nics[i].fd >= 0)
+			tap_close(n->nics[i].fd);
+	}
 	usernet_free(n->usernet);
 	nl_close(&n->nl);
 	cleanup_closep(&n->netns_fd);
@@ -155,8 +159,6 @@ void network_vm_started(struct network *n)
 		usernet_vm_started(n->usernet);
 		n->nics[0].fd = -1;
 	}
-	for (size_t i = 0; i < n->nr_nics; i++)
-		cleanup_closep(&n->nics[i].fd);
 }
 
 /* Before anything is done, so that what is done is always noted. */
