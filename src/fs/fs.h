@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 
 #include "err.h"
@@ -56,6 +57,8 @@ void fs_set_revoke_hook(struct fs *fs, int (*fn)(void *ctx, uint64_t export_id),
 
 /* Ends a read that waits for changes by others, with nothing; the guest reads again. Any thread. */
 void fs_events_interrupt(struct fs *fs);
+/* What this process changes the guest has asked for, too: no events of it. Before there are requests. */
+void fs_events_except(struct fs *fs, pid_t pid);
 
 /*
  * Saving and restoring what a guest's session is made of, for a virtual machine that is saved and

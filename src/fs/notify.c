@@ -79,6 +79,12 @@ void fs_events_interrupt(struct fs *fs)
 	(void)eventfd_write(fs->notify->wake_fd, 1);
 }
 
+void fs_events_except(struct fs *fs, pid_t pid)
+{
+	if (fs->notify)
+		fs->notify->writer = pid;
+}
+
 /* --- who is watched ------------------------------------------------------------------------------- */
 
 /* The kernel's handle as bytes to compare: type, then content. 0 = it has none, or a long one. */
@@ -369,8 +375,8 @@ static void notify_event(struct notify_out *o, const struct fanotify_event_metad
 	const uint8_t *p = event + sizeof(*e), *end = event + e->event_len;
 	struct fanotify_event_info_header h;
 
-	/* What harpoon-fs does is what the guest has asked for. */
-	if (e->pid == getpid() || (e->mask & FAN_Q_OVERFLOW))
+	/* What harpoon-fs does is what the guest has asked for, and what harpoon-vmm does. */
+	if (e->pid == getpid() || (e->pid && e->pid == o->n->writer) || (e->mask & FAN_Q_OVERFLOW))
 		return;
 	for (; (size_t)(end - p) >= sizeof(h); p += h.len) {
 		const struct fanotify_event_info_fid *fid = (const void *)p;

@@ -39,6 +39,7 @@ struct fs_notify_record {
 struct fs_notify {
 	int fan_fd;	      /* owned; -1 = this kernel or file system has none */
 	int wake_fd;	      /* owned eventfd: a read shall end now */
+	pid_t writer;	      /* of the channel, writes for the guest; constant; 0 = none */
 	pthread_mutex_t lock; /* everything below; taken before fs.lock */
 	bool is_open;	      /* somebody will read */
 	bool is_waiting;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -85,6 +86,19 @@ static int fs_trunk_map(struct fs_trunk *t, int fd, unsigned int nr_links, struc
 	return 0;
 }
 
+/*
+ * harpoon-vmm has made the links, so it is their peer, by its number in our namespace. A lie would cost its own guest events,
+ * of one process.
+ */
+static void fs_trunk_know_peer(struct fs_trunk *t)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	if (!getsockopt(t->links[0], SOL_SOCKET, SO_PEERCRED, &peer, &len) && peer.pid > 0)
+		fs_events_except(t->fs, peer.pid);
+}
+
 /* fds: the memory file, then the links; all are taken over. */
 static int fs_trunk_hello(struct fs_trunk *t, int *fds, size_t nr_fds, unsigned int max_links,
 			  struct err *err)
@@ -105,6 +119,7 @@ static int fs_trunk_hello(struct fs_trunk *t, int *fds, size_t nr_fds, unsigned 
 		t->nr_links = (unsigned int)nr_fds - 1;
 		for (unsigned int i = 0; i < t->nr_links; i++)
 			t->links[i] = take_fd(&fds[i + 1]);
+		fs_trunk_know_peer(t);
 	}
 	return r;
 }
