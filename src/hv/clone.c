@@ -110,9 +110,7 @@ int hv_clone_look_up(struct hv_vm *vm, struct err *err)
 		hv_describe(&vm->params, vm->ops, &vm->shape, &ignored);
 	if (vm->params.restore)
 		return hv_checkpoint_take(vm, vm->params.restore, err);
-	/* Disks in a clone's place of a template's were tried with QEMU only. */
 	if (vm->shape && vm->params.birth == HV_BIRTH_AUTO &&
-	    (!vm->nr_disks || vm->ops == &hv_qemu_ops) &&
 	    vm->params.config->templates != CONFIG_TEMPLATES_OFF)
 		clone_look_up_template(vm);
 	return 0;

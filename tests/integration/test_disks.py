@@ -142,7 +142,7 @@ def test_clones_have_disks_of_their_own(box, folder):
                          until=str(size))
                 info = json.loads((own.bundle / "harpoon/vm.json").read_text())
                 task.kill()
-            assert info["clone"] is (info["backend"] == "qemu"), info
+            assert info["clone"], info
         assert raw.read_bytes()[:4] == b"raw\n"
         assert kind(image)[0] == 0 and journal_is_clean(image)
         own.spec["linux"]["devices"] = []
