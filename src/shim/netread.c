@@ -14,6 +14,7 @@
 
 #include "cleanup.h"
 #include "log.h"
+#include "tap.h"
 
 #define NETREAD_LINKS_MAX 64
 #define NETREAD_ADDRS_MAX 1024
@@ -48,6 +49,9 @@ static bool netread_takes_link(const struct netread_walk *w, const struct rtnl_l
 		if (w->skip[i] == l->ifindex)
 			return false;
 	if (l->type == ARPHRD_LOOPBACK || !(l->flags & IFF_UP))
+		return false;
+	/* Of a VM whose own namespace this was. */
+	if (!strncmp(l->name, TAP_NAME_PREFIX, strlen(TAP_NAME_PREFIX)))
 		return false;
 	if (l->type == ARPHRD_ETHER && l->has_mac && !l->master)
 		return true;

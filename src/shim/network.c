@@ -2,9 +2,10 @@
  * The network of a container; see network.h.
  *
  * What may outlive us is the ingress traffic control of interfaces in a namespace that somebody else holds; taps
- * go with the VM's process and ours. With its tap gone, a redirect drops everything, so it must not stay: it is taken
- * away when the VM has ended, and by the `delete` command after a crash, which finds the namespace by the path
- * noted in <state>/network. A namespace without a path is the VM's own and goes with it.
+ * go with the VM's process, or with the namespace if it is the VM's own. With its tap gone, a redirect drops
+ * everything, so it must not stay: it is taken away when the VM has ended, and by the `delete` command after a
+ * crash, which finds the namespace by the path noted in <state>/network. A namespace without a path is the VM's
+ * own and goes with it.
  */
 #include "network.h"
 
@@ -68,7 +69,12 @@ static int network_open_taps(void *ctx, struct err *err)
 	int r = nl_open(&n->nl, NETLINK_ROUTE, err);
 
 	for (size_t i = 0; i < n->nr_nics && !r; i++) {
-		int fd = tap_open(&n->taps[i], err);
+		/*
+		 * A process that closes a tap for good waits twice for all of the kernel's RCU callbacks, 15 to 40 ms, and
+		 * nobody has heard of the VM's end before that. With a namespace that is ours they go just as well, and
+		 * nobody waits.
+		 */
+		int fd = tap_open(n->mode == NETWORK_OWN, &n->taps[i], err);
 
 		n->nics[i] = (struct hv_nic){.kind = HV_NIC_TAP, .fd = fd};
 		r = fd < 0 ? fd : 0;
@@ -122,10 +128,6 @@ void network_free(struct network *n)
 		return;
 	network_disconnect(n);
 	network_vm_started(n);
-	for (size_t i = 0; i < n->nr_nics; i++) {
-		if (n->nics[i].fd >= 0)
-			tap_close(n->nics[i].fd);
-	}
 	usernet_free(n->usernet);
 	nl_close(&n->nl);
 	cleanup_closep(&n->netns_fd);
@@ -159,6 +161,8 @@ void network_vm_started(struct network *n)
 		usernet_vm_started(n->usernet);
 		n->nics[0].fd = -1;
 	}
+	for (size_t i = 0; i < n->nr_nics; i++)
+		cleanup_closep(&n->nics[i].fd);
 }
 
 /* Before anything is done, so that what is done is always noted. */

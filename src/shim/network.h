@@ -44,7 +44,7 @@ int network_netns(const struct network *n);
 const struct hv_nic *network_nics(const struct network *n, size_t *ret_nr);
 /* The program behind them, NULL = none; borrowed likewise. */
 const struct hv_helper *network_helper(const struct network *n);
-/* The VM has its devices. Taps are kept open here as well, so that the VM's end does not wait for theirs. */
+/* The VM has its devices: taps live as long as it does, or as its own namespace, and no longer. */
 void network_vm_started(struct network *n);
 
 /*

@@ -15,19 +15,16 @@
 #include <linux/rtnetlink.h>
 #include <linux/tc_act/tc_mirred.h>
 #include <net/if.h>
-#include <pthread.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "cleanup.h"
 #include "rtnl.h"
 
 #define TAP_INGRESS 0xffff0000u
 
-int tap_open(int *ret_ifindex, struct err *err)
+int tap_open(bool stays, int *ret_ifindex, struct err *err)
 {
 	struct ifreq ifr = {.ifr_name = TAP_NAME_PREFIX "%d",
 			    .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
@@ -36,31 +33,12 @@ int tap_open(int *ret_ifindex, struct err *err)
 
 	if (fd < 0)
 		return err_set(err, -errno, "open '/dev/net/tun' (modprobe tun)");
-	if (ioctl(fd, TUNSETIFF, &ifr))
+	if (ioctl(fd, TUNSETIFF, &ifr) || (stays && ioctl(fd, TUNSETPERSIST, 1ul)))
 		return err_set(err, -errno, "make a tap");
 	if (sock < 0 || ioctl(sock, SIOCGIFINDEX, &ifr))
 		return err_set(err, -errno, "number of tap '%s'", ifr.ifr_name);
 	*ret_ifindex = ifr.ifr_ifindex;
 	return take_fd(&fd);
-}
-
-static void *tap_close_main(void *arg)
-{
-	close((int)(intptr_t)arg);
-	return NULL;
-}
-
-void tap_close(int fd)
-{
-	pthread_attr_t attr;
-	pthread_t thread;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	/* Late is better than never. */
-	if (pthread_create(&thread, &attr, tap_close_main, (void *)(intptr_t)fd))
-		close(fd);
-	pthread_attr_destroy(&attr);
 }
 
 int tap_raise(struct nl_sock *nl, int tap, uint32_t mtu, struct err *err)

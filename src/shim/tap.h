@@ -3,19 +3,19 @@
  */
 #pragma once
 
+#include <stdbool.h>
+
 #include "err.h"
 #include "nl.h"
 
 /* Names of our taps: this and a number, which counts in each namespace. */
 #define TAP_NAME_PREFIX "hpn"
 
-/* A new tap in the calling thread's namespace. Descriptor; the tap goes when its last copy is closed. */
-int tap_open(int *ret_ifindex, struct err *err);
 /*
- * Closes a copy, in a thread of its own: the last one waits twice for all of the kernel's RCU callbacks, which is 15 to 40
- * ms. Takes the descriptor over.
+ * A new tap in the calling thread's namespace. Descriptor; the tap goes when its last copy is closed, or, if it is to stay,
+ * with the namespace.
  */
-void tap_close(int fd);
+int tap_open(bool stays, int *ret_ifindex, struct err *err);
 /* Up, with no addresses of its own. */
 int tap_raise(struct nl_sock *nl, int tap, uint32_t mtu, struct err *err);
 /*

@@ -277,6 +277,20 @@ def test_two_vms_do_not_share_an_interface(box, netns):
 
 
 @pytest.mark.harpoon
+def test_namespace_that_was_a_vms_own(box, cni):
+    """Kept by somebody after the container's end, another container has the interface, and nothing of the first VM's."""
+    name = box.detached("sleep", "1000", options=["--cni"])
+    with open(pid_netns(box, name), encoding="ascii") as kept:
+        box.kill_and_delete(name)
+        path = f"/proc/{os.getpid()}/fd/{kept.fileno()}"
+        assert "hpn0" in netlab.sh("ip -o link", path)
+        done = box.sh("ls /sys/class/net; ping -c 1 -W 10 10.88.0.1", options=["--with-ns", f"network:{path}"])
+        assert done.code == 0 and done.out.splitlines()[:2] == ["eth0", "lo"], done
+    # ctr run -d leaves the end of CNI to its caller.
+    netlab.sh("rm -rf /var/lib/cni/networks/lab /var/lib/cni/results")
+
+
+@pytest.mark.harpoon
 def test_not_a_namespace(box, host_folder):
     (host_folder / "file").touch()
     for path in (host_folder / "file", host_folder / "nothing"):
