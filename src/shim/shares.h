@@ -4,8 +4,7 @@
  *
  * Thread: the loop's. Errors are -errno with words in `err`; what was done until then container_free() undoes.
  */
-#ifndef SHARES_H
-#define SHARES_H
+#pragma once
 
 #include "containerd_task.pb-c.h"
 #include "vmreq.h"
@@ -18,5 +17,3 @@ int shares_open_disks(struct container *c, const Ctrd__CreateTaskRequest *req, s
 /* Hands all the rest to the VM that has been started. kinds: one for each mount of the spec, to be set; zeroed. */
 int shares_export(struct container *c, const Ctrd__CreateTaskRequest *req,
 		  enum vmreq_mount_kind *kinds, struct err *err);
-
-#endif
