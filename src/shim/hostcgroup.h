@@ -69,8 +69,11 @@ struct hostcgroup_io {
 
 /* Fills v with one entry for each disk, as far as there is room. Number; 0 also when the host does not count. */
 size_t hostcgroup_read_io(const struct hostcgroup *g, struct hostcgroup_io *v, size_t max);
-/* The same from the text of io.stat of cgroup v2, whoever wrote it. */
-size_t hostcgroup_parse_io(const char *text, struct hostcgroup_io *v, size_t max);
+/*
+ * Adds the disks of another io.stat (cgroup v2), whoever wrote it, to the nr there are, and returns how many there are
+ * then. What both have under one number counts once: the larger figures.
+ */
+size_t hostcgroup_add_io(const char *text, struct hostcgroup_io *v, size_t nr, size_t max);
 
 /* Removes the folders, once every process is gone, and frees. Accepts NULL. What stays is logged. */
 void hostcgroup_free(struct hostcgroup *g);

@@ -47,27 +47,6 @@ static uint64_t io_find(const char *line, const char *word)
 	return *p >= '0' && *p <= '9' ? strtoull(p, NULL, 10) : 0;
 }
 
-size_t hostcgroup_parse_io(const char *text, struct hostcgroup_io *v, size_t max)
-{
-	size_t nr = 0;
-
-	for (const char *line = text; line && *line && nr < max; line = strchr(line, '\n')) {
-		struct hostcgroup_io io = {0};
-		const char *rest;
-
-		line += *line == '\n';
-		rest = io_parse_disk(line, &io.major, &io.minor);
-		if (!rest)
-			continue;
-		io.read_bytes = io_find(rest, "rbytes=");
-		io.write_bytes = io_find(rest, "wbytes=");
-		io.reads = io_find(rest, "rios=");
-		io.writes = io_find(rest, "wios=");
-		v[nr++] = io;
-	}
-	return nr;
-}
-
 static struct hostcgroup_io *io_entry(struct hostcgroup_io *v, size_t *nr, size_t max,
 				      uint32_t major, uint32_t minor)
 {
@@ -78,6 +57,26 @@ static struct hostcgroup_io *io_entry(struct hostcgroup_io *v, size_t *nr, size_
 		return NULL;
 	v[*nr] = (struct hostcgroup_io){.major = major, .minor = minor};
 	return &v[(*nr)++];
+}
+
+size_t hostcgroup_add_io(const char *text, struct hostcgroup_io *v, size_t nr, size_t max)
+{
+	for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+		struct hostcgroup_io *io;
+		uint32_t major, minor;
+		const char *rest;
+
+		line += *line == '\n';
+		rest = io_parse_disk(line, &major, &minor);
+		io = rest ? io_entry(v, &nr, max, major, minor) : NULL;
+		if (!io)
+			continue;
+		io->read_bytes = MAX(io->read_bytes, io_find(rest, "rbytes="));
+		io->write_bytes = MAX(io->write_bytes, io_find(rest, "wbytes="));
+		io->reads = MAX(io->reads, io_find(rest, "rios="));
+		io->writes = MAX(io->writes, io_find(rest, "wios="));
+	}
+	return nr;
 }
 
 static void io_parse_v1(const char *text, bool is_bytes, struct hostcgroup_io *v, size_t *nr,
@@ -126,7 +125,7 @@ size_t hostcgroup_read_io(const struct hostcgroup *g, struct hostcgroup_io *v, s
 			nr = io_read_v1(g->v[i].fd, v, max);
 		else if (g->v[i].is_v2 &&
 			 !io_read_file(g->v[i].fd, "io.stat", IO_FILE_MAX, &text, NULL))
-			nr = hostcgroup_parse_io(text, v, max);
+			nr = hostcgroup_add_io(text, v, 0, max);
 	}
 	return nr;
 }

@@ -113,13 +113,16 @@ static const char *stats_file(const VMREQ_PB(StatsResponse) * r, const char *nam
 	return NULL;
 }
 
+/*
+ * Disks of the host, as far as it counts, and those of the guest: as with a loop device and the disk its file lies on.
+ * The host need not know who wrote to a disk's image: its kernel may hold whoever used the file before to account.
+ */
 static void stats_fill_disks(struct stats *s, const char *guest, const struct hostcgroup *host)
 {
 	struct hostcgroup_io v[STATS_DISKS_MAX];
 	size_t nr = hostcgroup_read_io(host, v, ARRAY_SIZE(v));
 
-	if (!nr && guest)
-		nr = hostcgroup_parse_io(guest, v, ARRAY_SIZE(v));
+	nr = hostcgroup_add_io(guest, v, nr, ARRAY_SIZE(v));
 	for (size_t i = 0; i < nr; i++) {
 		s->disk[i] = (Ctrd__IOEntry)CTRD__IOENTRY__INIT;
 		s->disk[i].major = v[i].major;

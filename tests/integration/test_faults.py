@@ -199,7 +199,8 @@ def fails_with(box, *words, options=(), status=1):
                                          ("programs", "fs_server")])
 def test_file_missing(box, section, key):
     conf(box, section, **{box.vmm if key == "VM" else key: "/no/such/file"})
-    fails_with(box, "/no/such/file", "No such file or directory")
+    wanted = "is not installed" if key == "VM" and box.vmm == "vmm" else "No such file or directory"
+    fails_with(box, "/no/such/file", wanted)
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "folder", "cut"])
@@ -258,15 +259,18 @@ def test_broken_configuration_does_not_keep_containers(box):
 
 def run_with_spec(box, host_folder, change):
     """ctr run --config of a spec that `change` has had its way with."""
+    name = box.name()
     spec = json.loads(box.ctr("oci", "spec").out)
     spec["process"]["args"] = ["true"]
+    # What is there otherwise is the folder of all
+    spec["linux"]["cgroupsPath"] = f"/{box.daemon.namespace}/{name}"
     rootfs = host_folder / "rootfs"
     rootfs.mkdir(exist_ok=True)
     spec["root"]["path"] = str(rootfs)
     change(spec)
     path = host_folder / "config.json"
     path.write_text(json.dumps(spec))
-    args = box.daemon.run_args(box.name(), "", runtime=RUNTIME, options=["--config", path])[:-1]
+    args = box.daemon.run_args(name, "", runtime=RUNTIME, options=["--config", path])[:-1]
     return box.ctr(*args)
 
 

@@ -168,13 +168,23 @@ static void test_disks_in_stats(void **state)
 	assert_int_equal(s.io.usage[0]->wios, 6);
 	put(e, "c/io.stat", "8:16 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n8:0 wbytes=5\n");
 	stats_fill(&s, &r, e->c.cgroup);
-	assert_int_equal(s.io.n_usage, 2);
+	assert_int_equal(s.io.n_usage, 3);
+	assert_int_equal(s.io.usage[2]->major, 253);
+	assert_int_equal(s.io.usage[2]->rbytes, 9);
 	assert_int_equal(s.io.usage[0]->minor, 16);
 	assert_int_equal(s.io.usage[0]->rbytes, 1);
 	assert_int_equal(s.io.usage[0]->wbytes, 2);
 	assert_int_equal(s.io.usage[0]->rios, 3);
 	assert_int_equal(s.io.usage[1]->wbytes, 5);
 	assert_int_equal(s.io.usage[1]->rbytes, 0);
+	/* A disk of either side with one number: nothing counts twice, and nothing is lost. */
+	put(e, "c/io.stat", "253:0 rbytes=10 wbytes=0 rios=1 wios=1\n");
+	stats_fill(&s, &r, e->c.cgroup);
+	assert_int_equal(s.io.n_usage, 1);
+	assert_int_equal(s.io.usage[0]->rbytes, 10);
+	assert_int_equal(s.io.usage[0]->wbytes, 8);
+	assert_int_equal(s.io.usage[0]->rios, 7);
+	assert_int_equal(s.io.usage[0]->wios, 6);
 }
 
 static void test_disks_of_version_1(void **state)
