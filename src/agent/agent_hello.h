@@ -22,6 +22,12 @@
  * that was restored is ready when its agent has done so. (Below the numbers of streams, see mux.h.)
  */
 #define AGENT_VSOCK_GREET 2u
+/*
+ * The same, from a machine that was saved with a container in it: its host is another one. Streams of
+ * AGENT_VSOCK_FIRST_KEPT and above go on, their connections are the ones there were; all others are over.
+ */
+#define AGENT_VSOCK_RESTART 3u
+#define AGENT_VSOCK_FIRST_KEPT 16u
 
 struct agent_hello {
 	uint32_t magic;

@@ -82,7 +82,7 @@ static int init_open_transport(struct init *in, struct err *err)
 	int fd = guest_open_channel(err);
 
 	if (fd == -ENOENT)
-		return transport_vsock_new(in->loop, &in->transport, err);
+		return transport_vsock_new(in->loop, init_on_restart, in, &in->transport, err);
 	if (fd < 0)
 		return fd;
 	in->transport = transport_mux_new(in->loop, fd, init_on_broken, init_on_restart, in);

@@ -33,5 +33,6 @@ struct transport_ops {
 struct transport *transport_mux_new(struct loop *loop, int fd, loop_fn on_broken,
 				    loop_fn on_restart, void *ctx);
 
-/* Connections of the host over vsock. It ends with the machine only. */
-int transport_vsock_new(struct loop *loop, struct transport **ret, struct err *err);
+/* Connections of the host over vsock. It ends with the machine only. on_restart: as above, see agent_hello.h. */
+int transport_vsock_new(struct loop *loop, loop_fn on_restart, void *ctx, struct transport **ret,
+			struct err *err);

@@ -1,7 +1,8 @@
 /*
  * Streams over vsock; see transport.h and agent_hello.h. The host connects to us: the number of a stream is
  * the port it comes from, and either side may be first to want it. No connection is open while no stream is,
- * so a VM that has just greeted can be saved and restored.
+ * so a VM that has just greeted can be saved and restored. One that is saved later keeps its connections: the VMM
+ * that goes on with it has them, too.
  *
  * Only the host may connect: other programs of the guest are containers'.
  */
@@ -18,6 +19,7 @@
 #include "cleanup.h"
 #include "list.h"
 #include "log.h"
+#include "mux.h"
 #include "transport.h"
 #include "util.h"
 
@@ -38,7 +40,12 @@ struct transport_vsock {
 	struct list gone;   /* of struct transport_gone, oldest first */
 	unsigned int nr_early, nr_gone;
 	struct agent_hello hello; /* what it said, to be said again */
+	int hello_fd; /* owned: who waits for the greeting; -1 = it goes to the host's port */
+	loop_fn on_restart;
+	void *ctx;
 };
+
+static_assert(AGENT_VSOCK_FIRST_KEPT == MUX_STREAM_FIRST_FREE, "whatever carries a stream");
 
 struct transport_stream {
 	struct list link;
@@ -171,12 +178,44 @@ static bool transport_forget_gone(struct transport_vsock *v, uint32_t id)
 	return false;
 }
 
+static void transport_forget_all_gone(struct transport_vsock *v)
+{
+	struct transport_gone *g;
+
+	list_for_each (g, &v->gone, link) {
+		list_remove(&g->link);
+		free(g);
+	}
+	v->nr_gone = 0;
+}
+
 /* The host has restored this machine and asks whether anybody is there. A new connection has room for it. */
 static void transport_greet_again(const struct transport_vsock *v, int fd)
 {
 	if (write(fd, &v->hello, sizeof(v->hello)) != sizeof(v->hello))
 		log_warn("transport", "the greeting could not be said again");
 	close(fd);
+}
+
+/* Only the container's own streams go on. */
+static void transport_restart(struct transport_vsock *v, int fd)
+{
+	struct transport_stream *s;
+	struct transport_early *e;
+
+	list_for_each (s, &v->wanted, link)
+		if (s->id < AGENT_VSOCK_FIRST_KEPT)
+			transport_vsock_detach(s);
+	list_for_each (s, &v->joined, link)
+		if (s->id < AGENT_VSOCK_FIRST_KEPT)
+			transport_vsock_detach(s);
+	list_for_each (e, &v->early, link)
+		transport_early_free(v, e);
+	/* The new host uses their numbers again. */
+	transport_forget_all_gone(v);
+	cleanup_closep(&v->hello_fd);
+	v->hello_fd = fd;
+	v->on_restart(v->ctx);
 }
 
 /* fd: taken over. */
@@ -187,6 +226,10 @@ static void transport_connected(struct transport_vsock *v, uint32_t id, int fd)
 
 	if (id == AGENT_VSOCK_GREET) {
 		transport_greet_again(v, fd);
+		return;
+	}
+	if (id == AGENT_VSOCK_RESTART) {
+		transport_restart(v, fd);
 		return;
 	}
 	if (s) {
@@ -225,13 +268,16 @@ static int transport_vsock_send_hello(struct transport *t, const void *data, siz
 	const struct sockaddr_vm host = {
 		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = AGENT_VSOCK_PORT};
 	struct transport_vsock *v = container_of(t, struct transport_vsock, base);
-	cleanup_close int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	cleanup_close int fd = take_fd(&v->hello_fd);
 
 	if (len != sizeof(v->hello))
 		return -EINVAL;
 	memcpy(&v->hello, data, len);
-	if (fd < 0 || connect(fd, (const struct sockaddr *)&host, sizeof(host)))
-		return -errno;
+	if (fd < 0) {
+		fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (fd < 0 || connect(fd, (const struct sockaddr *)&host, sizeof(host)))
+			return -errno;
+	}
 	return write(fd, data, len) == (ssize_t)len ? 0 : -EIO;
 }
 
@@ -240,20 +286,17 @@ static void transport_vsock_free(struct transport *t)
 	struct transport_vsock *v = container_of(t, struct transport_vsock, base);
 	struct transport_stream *s;
 	struct transport_early *e;
-	struct transport_gone *g;
 
 	loop_watch_remove(v->watch);
 	cleanup_closep(&v->fd);
+	cleanup_closep(&v->hello_fd);
 	list_for_each (s, &v->wanted, link)
 		transport_vsock_detach(s);
 	list_for_each (s, &v->joined, link)
 		transport_vsock_detach(s);
 	list_for_each (e, &v->early, link)
 		transport_early_free(v, e);
-	list_for_each (g, &v->gone, link) {
-		list_remove(&g->link);
-		free(g);
-	}
+	transport_forget_all_gone(v);
 	free(v);
 }
 
@@ -264,7 +307,8 @@ static const struct transport_ops transport_vsock_ops = {
 	.free = transport_vsock_free,
 };
 
-int transport_vsock_new(struct loop *loop, struct transport **ret, struct err *err)
+int transport_vsock_new(struct loop *loop, loop_fn on_restart, void *ctx, struct transport **ret,
+			struct err *err)
 {
 	const struct sockaddr_vm own = {
 		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = AGENT_VSOCK_PORT};
@@ -277,6 +321,9 @@ int transport_vsock_new(struct loop *loop, struct transport **ret, struct err *e
 	v = xcalloc(1, sizeof(*v));
 	v->base.ops = &transport_vsock_ops;
 	v->loop = loop;
+	v->hello_fd = -1;
+	v->on_restart = on_restart;
+	v->ctx = ctx;
 	list_init(&v->wanted);
 	list_init(&v->joined);
 	list_init(&v->early);

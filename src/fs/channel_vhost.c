@@ -87,18 +87,6 @@ static void channel_queue_stop(void *ctx, unsigned int index)
 	pthread_mutex_unlock(&q->lock);
 }
 
-/* Whoever started us can tell people more than the front-end could. */
-static int channel_state_failed(const struct channel_vhost *c, const char *what, int error)
-{
-	struct fs_control_notice n = {.error = error};
-
-	log_err(SERVER_COMP, "%s the session: error %d: %s", what, -error, fs_state_why(c->fs));
-	snprintf(n.text, sizeof(n.text), "%s", fs_state_why(c->fs));
-	if (c->control_fd >= 0)
-		(void)io_send_fds(c->control_fd, &n, sizeof(n), NULL, 0);
-	return error;
-}
-
 static int channel_state_save(void *ctx, int fd)
 {
 	struct channel_vhost *c = ctx;
@@ -106,7 +94,10 @@ static int channel_state_save(void *ctx, int fd)
 	size_t len = 0;
 	int r = fs_state_save(c->fs, &state, &len);
 
-	return r < 0 ? channel_state_failed(c, "save", r) : io_write_full(fd, state, len);
+	if (!r)
+		return io_write_full(fd, state, len);
+	server_complain(c->fs, c->control_fd, "save", r);
+	return r;
 }
 
 /* One byte of room beyond the limit shows that there is more. */
@@ -121,7 +112,9 @@ static int channel_state_load(void *ctx, int fd)
 	if (n < 0)
 		return (int)n;
 	r = n > (ssize_t)FS_STATE_MAX ? -EFBIG : fs_state_load(c->fs, state, (size_t)n);
-	return r ? channel_state_failed(c, "restore", r) : 0;
+	if (r)
+		server_complain(c->fs, c->control_fd, "restore", r);
+	return r;
 }
 
 static const struct vhost_user_ops channel_vhost_ops = {

@@ -14,6 +14,7 @@ struct channel_vmm {
 	struct fs *fs;
 	struct fs_trunk *trunk;
 	unsigned int nr_workers;
+	int control_fd; /* borrowed; -1 = none */
 	pthread_mutex_t lock;
 	pthread_cond_t started;
 	bool running; /* lock: the trunk's links are there */
@@ -75,13 +76,20 @@ static void *channel_vmm_link_thread(void *arg)
 	if (link.index >= c->trunk->nr_links)
 		return NULL;
 	do
-		r = fs_link_serve(w, c->trunk->links[link.index],
+		r = fs_link_serve(c->trunk, w, c->trunk->links[link.index],
 				  c->trunk->mem + (size_t)link.index * FS_CHANNEL_SLOT);
 	while (r > 0);
 	if (r < 0)
 		log_err(SERVER_COMP, "link %u to harpoon-vmm: errno %d", link.index, -r);
 	server_crew_end_program(c->crew);
 	return NULL;
+}
+
+static void channel_vmm_complain(void *ctx, const char *what, int error)
+{
+	struct channel_vmm *c = ctx;
+
+	server_complain(c->fs, c->control_fd, what, error);
 }
 
 int channel_vmm_start(struct server_crew *crew, struct fs *fs, const struct server_options *o,
@@ -94,6 +102,9 @@ int channel_vmm_start(struct server_crew *crew, struct fs *fs, const struct serv
 		return r;
 	c->crew = crew;
 	c->fs = fs;
+	c->control_fd = o->control_fd;
+	c->trunk->complain = channel_vmm_complain;
+	c->trunk->complain_ctx = c;
 	c->nr_workers = channel_vmm_nr_workers(o);
 	if (pthread_mutex_init(&c->lock, NULL) || pthread_cond_init(&c->started, NULL))
 		return err_set(err, -ENOMEM, "create the locks of the channel");

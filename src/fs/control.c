@@ -1,5 +1,6 @@
 /* The control socket: exports come and go while the server runs. See fs_control.h. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "cleanup.h"
@@ -51,4 +52,14 @@ int control_handle(struct fs *fs, int sock, struct err *err)
 	if (r == -EPIPE)
 		return 0;
 	return r < 0 ? err_set(err, r, "answer on the control socket") : 1;
+}
+
+void server_complain(const struct fs *fs, int control_fd, const char *what, int error)
+{
+	struct fs_control_notice n = {.error = error};
+
+	log_err(SERVER_COMP, "%s the session: error %d: %s", what, -error, fs_state_why(fs));
+	snprintf(n.text, sizeof(n.text), "%s", fs_state_why(fs));
+	if (control_fd >= 0)
+		(void)io_send_fds(control_fd, &n, sizeof(n), NULL, 0);
 }

@@ -21,7 +21,7 @@
 #include <assert.h>
 #include <stdint.h>
 
-#define FS_CHANNEL_VERSION 1
+#define FS_CHANNEL_VERSION 2
 /* Links of one session: with the memory file as many descriptors as one message carries. */
 #define FS_CHANNEL_LINKS_MAX 7
 
@@ -37,9 +37,15 @@ enum fs_trunk_type {
 	 * shrinking, of at least FS_CHANNEL_SLOT for each link, and the links. Answered in kind.
 	 */
 	FS_TRUNK_HELLO = 1,
-	/* To harpoon-fs: what the session consists of; the answer's data (fs_state_save()). */
+	/*
+	 * To harpoon-fs: what the session consists of (fs_state_save()). arg: from which byte on; 0 takes it anew. The
+	 * answer's arg: bytes of all of it; data: the next of them.
+	 */
 	FS_TRUNK_SAVE,
-	/* To harpoon-fs: go on with a saved session, the message's data. Answered in kind. */
+	/*
+	 * To harpoon-fs: go on with a saved session. arg: bytes that follow in further messages; data: the next of them.
+	 * Each is answered in kind.
+	 */
 	FS_TRUNK_LOAD,
 	/*
 	 * To harpoon-vmm: close every descriptor that came with this export number (arg), and take no
@@ -59,6 +65,8 @@ struct fs_trunk_msg {
 };
 
 #define FS_TRUNK_DATA_MAX 65536
+/* A saved session at most; FS_STATE_MAX of fs.h. */
+#define FS_TRUNK_STATE_MAX (16u << 20)
 
 struct fs_link_request {
 	uint32_t len;  /* bytes in the request's area */

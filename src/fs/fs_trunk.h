@@ -12,6 +12,9 @@
 #include "fs.h"
 #include "fs_channel.h"
 
+/* error, as fs_state_save() and fs_state_load() gave it; fs_state_why() has the sentence. */
+typedef void (*fs_trunk_complain_fn)(void *ctx, const char *what, int error);
+
 struct fs_trunk {
 	struct fs *fs; /* borrowed */
 	int sock;      /* owned */
@@ -19,6 +22,14 @@ struct fs_trunk {
 	unsigned int nr_links;
 	int links[FS_CHANNEL_LINKS_MAX]; /* owned */
 	uint8_t *mem;			 /* owned mapping of nr_links slots */
+	/* Shared by requests, alone by SAVE and LOAD: whatever the peer does at once, they see no request. */
+	pthread_rwlock_t requests;
+	/* SAVE and LOAD: the session, whole or as far as it has come. */
+	uint8_t *state; /* owned */
+	size_t state_len;
+	/* Whoever started the program hears of sessions that cannot be saved or restored; may be NULL. */
+	fs_trunk_complain_fn complain;
+	void *complain_ctx;
 	/* A revocation that waits for its answer; the lock guards all of it. */
 	pthread_mutex_t lock;
 	pthread_cond_t answered;
@@ -44,4 +55,4 @@ int fs_trunk_handle(struct fs_trunk *t, unsigned int max_links, struct err *err)
 int fs_trunk_revoke(void *ctx, uint64_t export_id);
 
 /* Serves one request of a link. 1 = go on; 0 = the peer is gone; -errno: it broke the protocol. */
-int fs_link_serve(struct fs_worker *w, int sock, uint8_t *slot);
+int fs_link_serve(struct fs_trunk *t, struct fs_worker *w, int sock, uint8_t *slot);

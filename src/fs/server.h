@@ -75,6 +75,12 @@ int channel_vmm_start(struct server_crew *crew, struct fs *fs, const struct serv
 /* Mounts a FUSE file system on dir; returns the /dev/fuse descriptor that serves it. */
 int channel_fuse_mount(const char *dir, struct err *err);
 
+/*
+ * A session could not be saved or restored ("save", "restore"): into the log, and to whoever started us, who can tell
+ * people more than the VMM could. control_fd: -1 = nobody. Any thread.
+ */
+void server_complain(const struct fs *fs, int control_fd, const char *what, int error);
+
 /* Serves one control message. 1 = go on, 0 = the peer is gone, -errno. */
 int control_handle(struct fs *fs, int sock, struct err *err);
 

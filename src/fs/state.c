@@ -102,16 +102,6 @@ static int fs_state_put_session(struct fs *fs, struct buf *out)
 	return fs_state_put(out, FS_STATE_SESSION, &s, sizeof(s), NULL, 0);
 }
 
-bool fs_is_idle(struct fs *fs)
-{
-	bool idle;
-
-	fs_lock(fs);
-	idle = !fs->nr_fds && !fs->nr_nodes;
-	fs_unlock(fs);
-	return idle;
-}
-
 int fs_state_save(struct fs *fs, uint8_t **ret, size_t *ret_len)
 {
 	struct fs_state_header h = {.magic = FS_STATE_MAGIC, .version = htole32(FS_STATE_VERSION)};

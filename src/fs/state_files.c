@@ -264,6 +264,16 @@ static uint32_t fs_state_nr_slots(struct fs *fs)
 	return nr;
 }
 
+bool fs_is_idle(struct fs *fs)
+{
+	bool idle;
+
+	fs_lock(fs);
+	idle = !fs->nr_fds && !fs->nr_nodes;
+	fs_unlock(fs);
+	return idle;
+}
+
 int fs_state_put_files(struct fs *fs, struct buf *out)
 {
 	uint32_t nr = fs_state_nr_slots(fs);

@@ -20,6 +20,7 @@ static_assert(FS_CHANNEL_AREA >= FS_DATA_MAX + FS_HEADROOM, "any request and ans
 int fs_trunk_new(struct fs *fs, int sock, struct fs_trunk **ret, struct err *err)
 {
 	struct fs_trunk *t = xcalloc(1, sizeof(*t));
+	pthread_rwlockattr_t writers_first;
 	pthread_condattr_t attr;
 	int r;
 
@@ -27,10 +28,15 @@ int fs_trunk_new(struct fs *fs, int sock, struct fs_trunk **ret, struct err *err
 	t->sock = sock;
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_rwlockattr_init(&writers_first);
+	pthread_rwlockattr_setkind_np(&writers_first, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	r = pthread_mutex_init(&t->lock, NULL);
 	if (!r)
 		r = pthread_cond_init(&t->answered, &attr);
+	if (!r)
+		r = pthread_rwlock_init(&t->requests, &writers_first);
 	pthread_condattr_destroy(&attr);
+	pthread_rwlockattr_destroy(&writers_first);
 	if (r) {
 		close(sock);
 		free(t);
@@ -49,8 +55,10 @@ void fs_trunk_free(struct fs_trunk *t)
 	for (unsigned int i = 0; i < t->nr_links; i++)
 		close(t->links[i]);
 	close(t->sock);
+	free(t->state);
 	pthread_mutex_destroy(&t->lock);
 	pthread_cond_destroy(&t->answered);
+	pthread_rwlock_destroy(&t->requests);
 	free(t);
 }
 
@@ -124,28 +132,92 @@ static int fs_trunk_hello(struct fs_trunk *t, int *fds, size_t nr_fds, unsigned 
 	return r;
 }
 
-static int fs_trunk_answer(struct fs_trunk *t, uint32_t type, int error, const void *data,
-			   size_t len)
+static int fs_trunk_answer(struct fs_trunk *t, const struct fs_trunk_msg *msg, const void *data)
 {
-	cleanup_free uint8_t *out = xmalloc(sizeof(struct fs_trunk_msg) + len);
-	struct fs_trunk_msg msg = {.type = type, .error = error, .len = (uint32_t)len};
+	cleanup_free uint8_t *out = xmalloc(sizeof(*msg) + msg->len);
 
-	memcpy(out, &msg, sizeof(msg));
-	if (len)
-		memcpy(out + sizeof(msg), data, len);
-	return io_send_fds(t->sock, out, sizeof(msg) + len, NULL, 0);
+	memcpy(out, msg, sizeof(*msg));
+	if (msg->len)
+		memcpy(out + sizeof(*msg), data, msg->len);
+	return io_send_fds(t->sock, out, sizeof(*msg) + msg->len, NULL, 0);
+}
+
+static int fs_trunk_answer_plain(struct fs_trunk *t, uint32_t type, int error)
+{
+	return fs_trunk_answer(t, &(struct fs_trunk_msg){.type = type, .error = error}, NULL);
+}
+
+static void fs_trunk_drop_state(struct fs_trunk *t)
+{
+	free(t->state);
+	t->state = NULL;
+	t->state_len = 0;
+}
+
+/* A request that waits for changes by others would keep us waiting. */
+static void fs_trunk_lock_out_requests(struct fs_trunk *t)
+{
+	fs_events_interrupt(t->fs);
+	pthread_rwlock_wrlock(&t->requests);
+}
+
+static void fs_trunk_complain(struct fs_trunk *t, const char *what, int error)
+{
+	if (error && t->complain)
+		t->complain(t->complain_ctx, what, error);
 }
 
 static int fs_trunk_save(struct fs_trunk *t)
 {
-	cleanup_free uint8_t *state = NULL;
-	size_t len = 0;
-	/* harpoon-vmm has descriptors of open files, which it does not save. */
-	int r = fs_is_idle(t->fs) ? fs_state_save(t->fs, &state, &len) : -EBUSY;
+	struct fs_trunk_msg msg = {.type = FS_TRUNK_SAVE};
+	uint64_t from = t->in.msg.arg;
+	const uint8_t *data = NULL;
 
-	if (!r && len > FS_TRUNK_DATA_MAX)
+	if (!from) {
+		fs_trunk_drop_state(t);
+		fs_trunk_lock_out_requests(t);
+		msg.error = fs_state_save(t->fs, &t->state, &t->state_len);
+		pthread_rwlock_unlock(&t->requests);
+		fs_trunk_complain(t, "save", msg.error);
+	}
+	if (!msg.error && from > t->state_len)
+		msg.error = -EINVAL;
+	if (!msg.error) {
+		msg.arg = t->state_len;
+		msg.len = (uint32_t)MIN(t->state_len - from, (size_t)FS_TRUNK_DATA_MAX);
+		data = t->state + from;
+	}
+	return fs_trunk_answer(t, &msg, data);
+}
+
+static int fs_trunk_load_state(struct fs_trunk *t)
+{
+	int r;
+
+	fs_trunk_lock_out_requests(t);
+	r = fs_state_load(t->fs, t->state, t->state_len);
+	pthread_rwlock_unlock(&t->requests);
+	fs_trunk_complain(t, "restore", r);
+	return r;
+}
+
+static int fs_trunk_load(struct fs_trunk *t)
+{
+	uint64_t left = t->in.msg.arg;
+	int r = 0;
+
+	if (left > FS_TRUNK_STATE_MAX || t->state_len + t->in.msg.len + left > FS_TRUNK_STATE_MAX) {
 		r = -E2BIG;
-	return fs_trunk_answer(t, FS_TRUNK_SAVE, r, r ? NULL : state, r ? 0 : len);
+	} else {
+		t->state = xrealloc(t->state, t->state_len + t->in.msg.len + 1);
+		memcpy(t->state + t->state_len, t->in.data, t->in.msg.len);
+		t->state_len += t->in.msg.len;
+		if (!left)
+			r = fs_trunk_load_state(t);
+	}
+	if (r || !left)
+		fs_trunk_drop_state(t);
+	return fs_trunk_answer_plain(t, FS_TRUNK_LOAD, r);
 }
 
 static void fs_trunk_revoked(struct fs_trunk *t)
@@ -169,14 +241,13 @@ static int fs_trunk_obey(struct fs_trunk *t, int *fds, size_t nr_fds, unsigned i
 	switch (t->in.msg.type) {
 	case FS_TRUNK_HELLO:
 		r = fs_trunk_hello(t, fds, nr_fds, max_links, err);
-		(void)fs_trunk_answer(t, FS_TRUNK_HELLO, r, NULL, 0);
+		(void)fs_trunk_answer_plain(t, FS_TRUNK_HELLO, r);
 		return r;
 	case FS_TRUNK_SAVE:
 		r = fs_trunk_save(t);
 		break;
 	case FS_TRUNK_LOAD:
-		r = fs_trunk_answer(t, FS_TRUNK_LOAD,
-				    fs_state_load(t->fs, t->in.data, t->in.msg.len), NULL, 0);
+		r = fs_trunk_load(t);
 		break;
 	case FS_TRUNK_REVOKE:
 		fs_trunk_revoked(t);
@@ -251,7 +322,7 @@ static int fs_link_answer(int sock, size_t len, const struct fs_opened *opened)
 	return io_send_fds(sock, &reply, sizeof(reply), NULL, 0);
 }
 
-int fs_link_serve(struct fs_worker *w, int sock, uint8_t *slot)
+int fs_link_serve(struct fs_trunk *t, struct fs_worker *w, int sock, uint8_t *slot)
 {
 	struct {
 		struct fs_link_request req;
@@ -271,9 +342,11 @@ int fs_link_serve(struct fs_worker *w, int sock, uint8_t *slot)
 		return -EPROTO;
 	req.iov_len = in.req.len;
 	reply.iov_len = MIN(in.req.room, FS_CHANNEL_AREA);
+	pthread_rwlock_rdlock(&t->requests);
 	len = fs_worker_begin(w, &req, 1, &reply, 1, &opened);
 	r = fs_link_answer(sock, len, &opened);
 	fs_worker_end(w);
+	pthread_rwlock_unlock(&t->requests);
 	if (r == -EPIPE || r == -ECONNRESET)
 		return 0;
 	return r ? r : 1;

@@ -10,6 +10,8 @@
  * Saving: the channel to the agent is held, so that nothing is under way in it -> the VMM saves its state, and the
  * guest stands still from then on -> a child of ours writes the memory and the rest. It is a child because it maps
  * guest memory, whose file a VMM that was taken over can cut short under it, and because it takes its time.
+ * A VMM that carries the streams itself saves what is under way in them, and one whose memory nobody else can map
+ * saves that, too: into a file without a name, as it is.
  *
  * Restoring is what a clone does, with three differences: the agent is told that its host is another one, instead of
  * hearing nothing; there is no other way to start if it fails; and all of it is hashed each time.
@@ -39,9 +41,11 @@
 #include "manifest.h"
 #include "mux.h"
 #include "sys.h"
+#include "template_image.h"
 #include "template_internal.h"
 
 #define CHECKPOINT_VERSION 1
+#define CHECKPOINT_RAW "memory.raw" /* for a moment */
 #define CHECKPOINT_MANIFEST_MAX 4096
 #define CHECKPOINT_SHAPE_MAX (64 * 1024)
 /* The agent's answer; its loop is free, as no container runs. */
@@ -68,6 +72,7 @@ struct checkpoint_run {
 	struct hv_vm *vm;
 	int dir_fd; /* owned */
 	char *note; /* owned */
+	int raw_fd; /* owned: memory as the VMM saved it, -1 = it does not */
 	pid_t pid;  /* the child that writes, 0 = none */
 	int pidfd, words_fd;
 	struct loop_watch *watch;
@@ -136,11 +141,12 @@ static int checkpoint_write_memory(const struct checkpoint_run *run, struct err 
 {
 	cleanup_close int fd =
 		openat(run->dir_fd, "memory", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	uint64_t bytes;
 
 	if (fd < 0)
 		return err_set(err, -errno, "create its file 'memory'");
-	return run->vm->ops->save_memory(run->vm, fd, &bytes, err);
+	if (run->raw_fd < 0)
+		return run->vm->ops->save_memory(run->vm, fd, err);
+	return template_image_write(run->raw_fd, run->vm->params.mem_bytes, fd, err);
 }
 
 static int checkpoint_write_all(const struct checkpoint_run *run, struct err *err)
@@ -188,7 +194,8 @@ static void checkpoint_reap(struct checkpoint_run *run, int *ret_status)
 	run->pid = 0;
 }
 
-static void checkpoint_free(struct checkpoint_run *run)
+/* What was written of one that failed is removed. */
+static void checkpoint_free(struct checkpoint_run *run, bool is_whole)
 {
 	int status;
 
@@ -196,8 +203,13 @@ static void checkpoint_free(struct checkpoint_run *run)
 	if (run->pid)
 		kill(run->pid, SIGKILL);
 	checkpoint_reap(run, &status);
+	for (size_t i = 0; !is_whole && i < CHECKPOINT_NR_FILES; i++)
+		unlinkat(run->dir_fd, checkpoint_files[i], 0);
+	if (!is_whole)
+		unlinkat(run->dir_fd, "manifest", 0);
 	cleanup_closep(&run->pidfd);
 	cleanup_closep(&run->words_fd);
+	cleanup_closep(&run->raw_fd);
 	cleanup_closep(&run->dir_fd);
 	free(run->note);
 	free(run);
@@ -208,10 +220,10 @@ void hv_checkpoint_drop(struct hv_vm *vm)
 	struct checkpoint_run *run = take_ptr(&vm->saving);
 
 	if (run)
-		checkpoint_free(run);
+		checkpoint_free(run, false);
 }
 
-/* error NULL = done. What was written of one that failed is removed. */
+/* error NULL = done. */
 void hv_checkpoint_end(struct hv_vm *vm, const char *error)
 {
 	struct checkpoint_run *run = take_ptr(&vm->saving);
@@ -223,11 +235,7 @@ void hv_checkpoint_end(struct hv_vm *vm, const char *error)
 		return;
 	done = run->done;
 	ctx = run->ctx;
-	for (size_t i = 0; error && i < CHECKPOINT_NR_FILES; i++)
-		unlinkat(run->dir_fd, checkpoint_files[i], 0);
-	if (error)
-		unlinkat(run->dir_fd, "manifest", 0);
-	checkpoint_free(run);
+	checkpoint_free(run, !error);
 	if (error && vm->state == HV_RUNNING && hv_vm_resume(vm, &err))
 		log_warn("hv", "after a failed checkpoint: %s", err.msg);
 	done(ctx, error);
@@ -284,6 +292,15 @@ static void checkpoint_on_saved(void *ctx, const char *error)
 		hv_checkpoint_end(vm, error ? error : strerror(-r));
 }
 
+static int checkpoint_make_raw(struct checkpoint_run *run)
+{
+	if (run->vm->ops->save_memory)
+		return 0;
+	run->raw_fd =
+		openat(run->dir_fd, CHECKPOINT_RAW, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	return run->raw_fd < 0 || unlinkat(run->dir_fd, CHECKPOINT_RAW, 0) ? -errno : 0;
+}
+
 void hv_checkpoint_held(struct hv_vm *vm)
 {
 	struct checkpoint_run *run = vm->saving;
@@ -294,12 +311,18 @@ void hv_checkpoint_held(struct hv_vm *vm)
 		return;
 	loop_timer_cancel(&run->timer);
 	fd = openat(run->dir_fd, "state", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0)
-		err_set(&err, -errno, "create its file 'state'");
+	if (fd < 0 || checkpoint_make_raw(run))
+		err_set(&err, -errno, "create its files");
 	else
-		vm->ops->save(vm, fd, checkpoint_on_saved, vm, &err);
+		vm->ops->save(vm, fd, run->raw_fd, checkpoint_on_saved, vm, &err);
 	if (err.code)
 		hv_checkpoint_end(vm, err.msg);
+}
+
+/* Where there is nothing to be held. */
+static void checkpoint_on_begin(void *ctx)
+{
+	hv_checkpoint_held(ctx);
 }
 
 static void checkpoint_on_hold_timeout(void *ctx)
@@ -326,11 +349,8 @@ int hv_vm_checkpoint(struct hv_vm *vm, int dir_fd, const char *note, hv_done_fn 
 
 	if (vm->state != HV_RUNNING || !vm->is_ready)
 		return err_say(err, -ESHUTDOWN, "checkpoint: VM '%s' does not run", vm->id);
-	if (!vm->mux || !vm->shape || vm->ops->fs_channel != FS_SERVER_VHOST_USER)
-		return err_say(err, -EOPNOTSUPP,
-			       "the %s backend cannot save a VM with its container: not "
-			       "implemented",
-			       vm->ops->name);
+	if (!vm->shape)
+		return err_say(err, -EOPNOTSUPP, "this VM is of a kind that cannot be saved");
 	if (vm->nr_disks)
 		return err_say(err, -EOPNOTSUPP,
 			       "a VM with disks cannot be saved with its container: not "
@@ -338,17 +358,21 @@ int hv_vm_checkpoint(struct hv_vm *vm, int dir_fd, const char *note, hv_done_fn 
 	r = checkpoint_check_folder(dir_fd, err);
 	if (r)
 		return r;
-	r = vm->saving ? -EBUSY : mux_hold(vm->mux);
+	r = vm->saving ? -EBUSY : vm->mux ? mux_hold(vm->mux) : 0;
 	if (r)
 		return err_set(err, r, "hold the channel to the agent");
 	run = xcalloc(1, sizeof(*run));
-	*run = (struct checkpoint_run){.vm = vm, .pidfd = -1, .words_fd = -1};
+	*run = (struct checkpoint_run){.vm = vm, .pidfd = -1, .words_fd = -1, .raw_fd = -1};
 	run->dir_fd = fcntl(dir_fd, F_DUPFD_CLOEXEC, 3);
 	run->note = xstrdup(note);
 	run->done = done;
 	run->ctx = ctx;
 	vm->saving = run;
-	loop_timer_arm(vm->loop, &run->timer, CHECKPOINT_HOLD_NS, checkpoint_on_hold_timeout, vm);
+	if (vm->mux)
+		loop_timer_arm(vm->loop, &run->timer, CHECKPOINT_HOLD_NS,
+			       checkpoint_on_hold_timeout, vm);
+	else
+		loop_timer_arm(vm->loop, &run->timer, 0, checkpoint_on_begin, vm);
 	return 0;
 }
 
@@ -453,10 +477,8 @@ int hv_checkpoint_take(struct hv_vm *vm, const struct hv_checkpoint *c, struct e
 	struct template *t;
 	int r;
 
-	if (!vm->shape || vm->ops->fs_channel != FS_SERVER_VHOST_USER)
-		return err_say(err, -EOPNOTSUPP,
-			       "the %s backend cannot restore a checkpoint: not implemented",
-			       vm->ops->name);
+	if (!vm->shape)
+		return err_say(err, -EOPNOTSUPP, "a VM of this kind cannot be restored");
 	r = checkpoint_compare(c->shape, vm->shape, err);
 	if (r)
 		return r;

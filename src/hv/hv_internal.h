@@ -33,9 +33,11 @@ struct hv_ops {
 	/* What of this backend's shapes a VM with these parameters, as lines of text for a template's key.
 	 * NULL: it has no templates. */
 	int (*describe)(const struct hv_params *p, FILE *f, struct err *err);
-	/* Saves the machine, memory excepted, to state_fd (borrowed); later its memory to memory_fd. */
-	int (*save)(struct hv_vm *vm, int state_fd, hv_saved_fn done, void *ctx, struct err *err);
-	int (*save_memory)(struct hv_vm *vm, int memory_fd, uint64_t *ret_bytes, struct err *err);
+	/* Saves the machine to two empty files, borrowed. Its memory only if there is no save_memory; else the caller
+	 * has that do it, which needs nobody's help. */
+	int (*save)(struct hv_vm *vm, int state_fd, int memory_fd, hv_saved_fn done, void *ctx,
+		    struct err *err);
+	int (*save_memory)(struct hv_vm *vm, int memory_fd, struct err *err);
 	/* What the guest was told of its time stamp counter, 0 = nothing. */
 	uint32_t (*tsc_khz)(const struct hv_vm *vm);
 	/* As hv_vm_attach_stream(), while the channel is open. *ret: a handle with ops set. */

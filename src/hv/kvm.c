@@ -10,7 +10,6 @@
  * Thread: the loop's.
  */
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,6 +30,8 @@
 #define KVM_SLOTS_TAKEN 4
 #define KVM_CALL_TIMEOUT_NS 5000000000ull
 #define KVM_SAVE_TIMEOUT_NS 60000000000ull
+/* Besides: bytes of memory a second, on whatever disk. */
+#define KVM_SAVE_SPEED (16u << 20)
 
 static int kvm_new(struct hv_vm *vm, struct err *err)
 {
@@ -67,14 +68,28 @@ static void kvm_call_answered(struct kvm *k)
 	loop_timer_cancel(&k->call_timer);
 }
 
-static void kvm_on_end(struct kvm *k, const struct vmm_event *e)
+/* Words of a VMM that a guest may have taken over. */
+static void kvm_escape(const struct vmm_event *e, char *ret, size_t room)
 {
 	size_t used = 0;
 
+	text_escape(e->text, strnlen(e->text, sizeof(e->text)), false, ret, room, &used);
+	ret[MIN(used, room - 1)] = '\0';
+}
+
+static void kvm_on_end(struct kvm *k, const struct vmm_event *e)
+{
 	k->end = e->kind == VMM_EVENT_RESET ? KVM_END_RESET : KVM_END_FAILED;
-	text_escape(e->text, strnlen(e->text, sizeof(e->text)), false, k->end_text,
-		    sizeof(k->end_text), &used);
-	k->end_text[MIN(used, sizeof(k->end_text) - 1)] = '\0';
+	kvm_escape(e, k->end_text, sizeof(k->end_text));
+}
+
+static void kvm_on_saved(struct kvm *k, const struct vmm_event *e)
+{
+	char why[sizeof(k->end_text)];
+
+	if (e->error)
+		kvm_escape(e, why, sizeof(why));
+	k->on_saved(k->saved_ctx, e->error ? why : NULL);
 }
 
 static bool kvm_is_due(struct kvm *k, const struct vmm_event *e)
@@ -89,8 +104,7 @@ static bool kvm_is_due(struct kvm *k, const struct vmm_event *e)
 	case VMM_EVENT_PAUSED:
 	case VMM_EVENT_RESUMED:
 	case VMM_EVENT_SAVED:
-	case VMM_EVENT_SAVED_MEMORY:
-		return k->expected == e->kind;
+		return k->expected == e->kind && e->error <= 0;
 	case VMM_EVENT_STREAM_DONE:
 		return e->error <= 0 && kvm_find_stream(k, e->stream);
 	case VMM_EVENT_RESET:
@@ -123,7 +137,7 @@ static int kvm_handle(struct kvm *k, const struct vmm_event *e)
 		break;
 	case VMM_EVENT_SAVED:
 		kvm_call_answered(k);
-		k->on_saved(k->saved_ctx, NULL);
+		kvm_on_saved(k, e);
 		break;
 	case VMM_EVENT_STREAM_DONE:
 		kvm_stream_over(kvm_find_stream(k, e->stream), e->error);
@@ -255,44 +269,24 @@ static int kvm_describe(const struct hv_params *p, FILE *f, struct err *err)
 	return 0;
 }
 
-static int kvm_save(struct hv_vm *vm, int state_fd, hv_saved_fn done, void *ctx, struct err *err)
+static int kvm_save(struct hv_vm *vm, int state_fd, int memory_fd, hv_saved_fn done, void *ctx,
+		    struct err *err)
 {
 	struct vmm_request req = {.op = VMM_OP_SAVE};
 	struct kvm *k = vm->backend;
-	int r = k->expected || !k->running ? -EAGAIN : kvm_send(k, &req, &state_fd, 1);
+	uint64_t limit = KVM_SAVE_TIMEOUT_NS + vm->params.mem_bytes / KVM_SAVE_SPEED * 1000000000;
+	int r = -EAGAIN;
 
+	if (vm->params.birth == HV_BIRTH_TEMPLATE)
+		req.flags = VMM_SAVE_SETTLED;
+	if (!k->expected && k->running)
+		r = kvm_send(k, &req, (const int[]){state_fd, memory_fd}, 2);
 	if (r)
 		return err_set(err, r, "save the guest");
 	k->on_saved = done;
 	k->saved_ctx = ctx;
 	k->expected = VMM_EVENT_SAVED;
-	loop_timer_arm(vm->loop, &k->call_timer, KVM_SAVE_TIMEOUT_NS, kvm_on_call_timeout, k);
-	return 0;
-}
-
-/* Waits for it: whoever makes a template does nothing else. */
-static int kvm_save_memory(struct hv_vm *vm, int memory_fd, uint64_t *ret_bytes, struct err *err)
-{
-	struct vmm_request req = {.op = VMM_OP_SAVE_MEMORY};
-	struct kvm *k = vm->backend;
-	struct pollfd pfd = {.fd = k->sock, .events = POLLIN};
-	struct vmm_event e;
-	int r = kvm_send(k, &req, &memory_fd, 1);
-
-	if (r)
-		return err_set(err, r, "save the guest's memory");
-	do
-		r = poll(&pfd, 1, (int)(KVM_SAVE_TIMEOUT_NS / 1000000));
-	while (r < 0 && errno == EINTR);
-	if (r <= 0)
-		return err_say(err, -ETIMEDOUT, "harpoon-vmm does not save the guest's memory");
-	r = kvm_receive(k, &e);
-	if (r > 0 && e.kind == VMM_EVENT_FAILED)
-		kvm_on_end(k, &e);
-	if (r <= 0 || e.kind != VMM_EVENT_SAVED_MEMORY)
-		return err_say(err, -EPROTO, "harpoon-vmm does not save the guest's memory: %.200s",
-			       k->end_text);
-	*ret_bytes = e.value;
+	loop_timer_arm(vm->loop, &k->call_timer, limit, kvm_on_call_timeout, k);
 	return 0;
 }
 
@@ -369,7 +363,6 @@ const struct hv_ops hv_kvm_ops = {
 	.resume = kvm_resume,
 	.describe = kvm_describe,
 	.save = kvm_save,
-	.save_memory = kvm_save_memory,
 	.tsc_khz = kvm_tsc_khz,
 	.attach = kvm_attach,
 	.detach = kvm_detach,

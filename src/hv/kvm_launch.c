@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 #include "kernel_args.h"
 #include "kernel_image.h"
 #include "kvm_internal.h"
+#include "template_image.h"
 #include "util.h"
 
 #define KVM_PATH "/dev/kvm"
@@ -234,17 +236,39 @@ static int kvm_open_console(struct hv_vm *vm, int *ret_theirs, struct err *err)
 			   (size_t)vm->params.config->console_log_kib * 1024, &vm->console, err);
 }
 
-static int kvm_send_start(struct hv_vm *vm)
+/* A checkpoint's memory is packed; what it becomes nobody else uses. */
+static int kvm_unpack_memory(int packed_fd, uint64_t bytes, int *ret, struct err *err)
 {
-	struct vmm_request start = {.op = VMM_OP_START};
-	struct vmm_request restore = {.op = VMM_OP_RESTORE};
+	cleanup_close int fd = memfd_create("guest", MFD_CLOEXEC);
+	int r;
 
-	if (vm->tmpl)
-		return kvm_send(vm->backend, &restore,
-				(const int[]){vm->tmpl->state_fd, vm->tmpl->memory_fd}, 2);
-	if (vm->params.birth == HV_BIRTH_TEMPLATE)
-		start.start.flags = VMM_START_SAVEABLE;
-	return kvm_send(vm->backend, &start, NULL, 0);
+	if (fd < 0 || ftruncate(fd, (off_t)bytes))
+		return err_set(err, -errno, "make a file for the guest's memory");
+	r = template_image_load(packed_fd, bytes, fd, err);
+	if (!r)
+		*ret = take_fd(&fd);
+	return r;
+}
+
+static int kvm_send_start(struct hv_vm *vm, struct err *err)
+{
+	struct vmm_request req = {.op = vm->tmpl ? VMM_OP_RESTORE : VMM_OP_START};
+	cleanup_close int memory_fd = -1;
+	int fds[2] = {-1, -1}, r = 0;
+
+	if (vm->tmpl) {
+		fds[0] = vm->tmpl->state_fd;
+		fds[1] = vm->tmpl->memory_fd;
+	}
+	if (vm->tmpl && vm->is_restored) {
+		req.flags = VMM_RESTORE_IN_USE;
+		r = kvm_unpack_memory(fds[1], vm->params.mem_bytes, &memory_fd, err);
+		fds[1] = memory_fd;
+	}
+	if (r)
+		return r;
+	r = kvm_send(vm->backend, &req, fds, vm->tmpl ? 2 : 0);
+	return r ? err_set(err, r, "start the guest") : 0;
 }
 
 int kvm_launch(struct hv_vm *vm, int fs_fd, loop_watch_fn on_socket, struct err *err)
@@ -266,9 +290,9 @@ int kvm_launch(struct hv_vm *vm, int fs_fd, loop_watch_fn on_socket, struct err 
 		r = kvm_send_devices(vm, fs_fd, err);
 	if (r)
 		return r;
-	r = kvm_send_start(vm);
+	r = kvm_send_start(vm, err);
 	if (r)
-		return err_set(err, r, "start the guest");
+		return r;
 	hv_channel_opened(vm);
 	return 0;
 }

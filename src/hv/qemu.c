@@ -339,11 +339,11 @@ static int qemu_describe(const struct hv_params *p, FILE *f, struct err *err)
 	return 0;
 }
 
-static int qemu_save_memory(struct hv_vm *vm, int memory_fd, uint64_t *ret_bytes, struct err *err)
+static int qemu_save_memory(struct hv_vm *vm, int memory_fd, struct err *err)
 {
 	const struct qemu *q = vm->backend;
 
-	return template_image_write(q->ram.fd, q->ram.bytes, memory_fd, ret_bytes, err);
+	return template_image_write(q->ram.fd, q->ram.bytes, memory_fd, err);
 }
 
 static uint32_t qemu_tsc_khz(const struct hv_vm *vm)

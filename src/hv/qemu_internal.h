@@ -29,4 +29,5 @@ int qemu_fill_memory(struct qemu *q, struct err *err);
 /* QEMU has greeted: takes the template's state in and goes on from there. */
 void qemu_incoming(struct qemu *q);
 void qemu_migrate_event(struct qemu *q, const char *name, struct json_object *data);
-int qemu_save(struct hv_vm *vm, int state_fd, hv_saved_fn done, void *ctx, struct err *err);
+int qemu_save(struct hv_vm *vm, int state_fd, int memory_fd, hv_saved_fn done, void *ctx,
+	      struct err *err);

@@ -117,7 +117,8 @@ static void migrate_on_out_done(void *ctx, const char *error)
 		migrate_saved(ctx, error);
 }
 
-int qemu_save(struct hv_vm *vm, int state_fd, hv_saved_fn done, void *ctx, struct err *err)
+int qemu_save(struct hv_vm *vm, int state_fd, int memory_fd, hv_saved_fn done, void *ctx,
+	      struct err *err)
 {
 	struct qemu *q = vm->backend;
 	const struct migrate_names n = migrate_names(q);

@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,6 +36,7 @@ struct build {
 	struct hv_vm *vm; /* owned */
 	char key[TEMPLATE_KEY_LEN + 1];
 	struct template_new new;
+	int memory_fd; /* owned, -1 = not made yet */
 	struct template_meta meta;
 	const char *shape;
 	bool done;
@@ -71,23 +73,19 @@ static int build_check_channel(const struct hv_vm *vm)
 
 static int build_write_rest(struct build *b)
 {
-	cleanup_close int memory_fd =
-		openat(b->new.fd, "memory", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	uint64_t bytes = 0;
-	int r;
+	const struct hv_ops *ops = b->vm->ops;
+	struct stat st;
+	int r = ops->save_memory ? ops->save_memory(b->vm, b->memory_fd, b->err) : 0;
 
-	if (memory_fd < 0)
-		return err_set(b->err, -errno, "create its file 'memory'");
-	r = b->vm->ops->save_memory(b->vm, memory_fd, &bytes, b->err);
 	if (r)
 		return r;
 	r = build_check_channel(b->vm);
 	if (!r)
 		r = io_write_file(b->new.fd, "channel", b->vm->record, b->vm->record_len);
-	if (r)
-		return err_set(b->err, r, "keep what the guest has sent");
+	if (r || fstat(b->memory_fd, &st))
+		return err_set(b->err, r ? r : -errno, "keep what the guest has sent");
 	log_info("template", "template %s: %u vCPUs, %u MiB, of which %llu KiB are used", b->key,
-		 b->meta.nr_vcpus, b->meta.mem_mib, (unsigned long long)bytes >> 10);
+		 b->meta.nr_vcpus, b->meta.mem_mib, (unsigned long long)st.st_blocks / 2);
 	b->meta.tsc_khz = b->vm->ops->tsc_khz(b->vm);
 	b->meta.created = time(NULL);
 	/* Of the VM that is about to end. */
@@ -113,10 +111,11 @@ static void build_on_ready(void *ctx, const struct hv_ready *ready)
 	cleanup_close int fd =
 		openat(b->new.fd, "state", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
-	if (fd < 0)
-		err_set(b->err, -errno, "create its file 'state'");
+	b->memory_fd = openat(b->new.fd, "memory", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 || b->memory_fd < 0)
+		err_set(b->err, -errno, "create its files 'state' and 'memory'");
 	else
-		b->vm->ops->save(b->vm, fd, build_on_saved, b, b->err);
+		b->vm->ops->save(b->vm, fd, b->memory_fd, build_on_saved, b, b->err);
 	if (b->err->code)
 		loop_stop(b->loop);
 }
@@ -293,6 +292,7 @@ int hv_template_build(const struct config *config, const struct hv_template_size
 				   .disks = disks.disks};
 	struct build b = {
 		.err = err,
+		.memory_fd = -1,
 		.meta = {.nr_vcpus = size->nr_vcpus, .mem_mib = (uint32_t)(size->mem_bytes >> 20)}};
 	cleanup_free char *shape = NULL;
 	char key[TEMPLATE_KEY_LEN + 1];
@@ -311,6 +311,7 @@ int hv_template_build(const struct config *config, const struct hv_template_size
 	memcpy(b.key, key, sizeof(key));
 	b.shape = shape;
 	r = build_locked(&b, &params, config->template_dir, wait);
+	cleanup_closep(&b.memory_fd);
 	if (!r)
 		build_prune(config);
 	return r;

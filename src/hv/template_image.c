@@ -137,13 +137,19 @@ static int image_write_table(const struct image_map *m, int out_fd)
 	return io_write_full(out_fd, head, len);
 }
 
-int template_image_write(int ram_fd, uint64_t ram_bytes, int out_fd, uint64_t *ret_bytes,
-			 struct err *err)
+int template_image_write(int ram_fd, uint64_t ram_bytes, int out_fd, struct err *err)
 {
 	cleanup(image_map_done) struct image_map m = {.len = ram_bytes};
-	void *ram = mmap(NULL, ram_bytes, PROT_READ, MAP_SHARED, ram_fd, 0);
+	struct stat st;
+	void *ram;
 	int r;
 
+	if (fstat(ram_fd, &st))
+		return err_set(err, -errno, "look at guest memory");
+	if ((uint64_t)st.st_size != ram_bytes)
+		return err_say(err, -EPROTO, "the file of guest memory has %jd bytes, not %" PRIu64,
+			       (intmax_t)st.st_size, ram_bytes);
+	ram = mmap(NULL, ram_bytes, PROT_READ, MAP_SHARED, ram_fd, 0);
 	if (ram == MAP_FAILED)
 		return err_set(err, -errno, "map guest memory");
 	m.ram = ram;
@@ -155,7 +161,6 @@ int template_image_write(int ram_fd, uint64_t ram_bytes, int out_fd, uint64_t *r
 		r = io_write_full(out_fd, m.ram + m.extents[i].offset, m.extents[i].len);
 	if (r)
 		return err_set(err, r, "write %" PRIu64 " MiB of guest memory", m.bytes >> 20);
-	*ret_bytes = m.bytes;
 	return 0;
 }
 

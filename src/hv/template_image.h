@@ -8,9 +8,8 @@
 
 #include "err.h"
 
-/* From a guest that stands still. out_fd: an empty file. *ret_bytes: what the pages take. */
-int template_image_write(int ram_fd, uint64_t ram_bytes, int out_fd, uint64_t *ret_bytes,
-			 struct err *err);
+/* From a guest that stands still, or a file of such a one's memory. out_fd: an empty file. */
+int template_image_write(int ram_fd, uint64_t ram_bytes, int out_fd, struct err *err);
 /*
  * Fills a file of ram_bytes zeros. The image is checked against its own size and against ram_bytes; -EPROTO:
  * it is not one for memory of this size. It may change or shrink meanwhile: an error or other content, no more.

@@ -78,6 +78,13 @@ struct virtio_device_ops {
 	 * while queue_kick() runs.
 	 */
 	void (*stopping)(struct virtio_device *dev);
+	/*
+	 * Optional, for a machine that is saved and restored: what the device has beside its queues and the transport's
+	 * registers. Loop's thread, dev->lock not held, no vCPU runs, every worker rests. save: *ret is the caller's.
+	 * load: after start, before the queues run again; the bytes are judged like anything else from outside.
+	 */
+	int (*save)(struct virtio_device *dev, uint8_t **ret, size_t *ret_len, struct err *err);
+	int (*load)(struct virtio_device *dev, const uint8_t *state, size_t len, struct err *err);
 	/* Loop's thread, after the last reset: everything, the struct included. */
 	void (*free)(struct virtio_device *dev);
 };

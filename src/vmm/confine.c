@@ -42,10 +42,9 @@
 #error "no architecture"
 #endif
 
-#define ON_LOOP (1u << CONFINE_LOOP | 1u << CONFINE_SAVER)
+#define ON_LOOP (1u << CONFINE_LOOP)
 #define ON_VCPU (1u << CONFINE_VCPU)
 #define ON_WORKER (1u << CONFINE_WORKER)
-#define ON_SAVER (1u << CONFINE_SAVER)
 #define ON_ALL (ON_LOOP | ON_VCPU | ON_WORKER)
 
 enum confine_when { ALWAYS, ARG_IS, ARG_LACKS };
@@ -96,22 +95,22 @@ static const struct confine_call confine_calls[] = {
 	{ON_LOOP, SYS_poll, .why = "wait for harpoon-fs, when the VM is saved"},
 	{ON_LOOP, SYS_ppoll, .why = "the same, as newer C libraries call it"},
 	{ON_ALL, SYS_getrandom, .why = "entropy for the guest; heap"},
-	/* A machine becomes a template. */
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_MP_STATE, "the state of a vCPU"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_REGS, "the state of a vCPU"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_SREGS, "the state of a vCPU"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_XCRS, "the state of a vCPU"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_DEBUGREGS, "the state of a vCPU"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_LAPIC, "the state of a vCPU"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_XSAVE, "the state of a vCPU"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_XSAVE2, "the state of a vCPU"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_MSRS, "the state of a vCPU"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_VCPU_EVENTS, "the state of a vCPU"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_CHECK_EXTENSION, "how large is it"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_CLOCK, "the state of the machine"},
-	{ON_SAVER, SYS_ioctl, ARG_IS, 1, KVM_GET_IRQCHIP, "the state of the machine"},
-	{ON_SAVER, SYS_ftruncate, .why = "the file its memory goes to"},
-	{ON_SAVER, SYS_pwrite64, .why = "its memory"},
+	/* A machine is saved. */
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_MP_STATE, "the state of a vCPU"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_REGS, "the state of a vCPU"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_SREGS, "the state of a vCPU"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_XCRS, "the state of a vCPU"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_DEBUGREGS, "the state of a vCPU"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_LAPIC, "the state of a vCPU"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_XSAVE, "the state of a vCPU"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_XSAVE2, "the state of a vCPU"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_MSRS, "the state of a vCPU"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_VCPU_EVENTS, "the state of a vCPU"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_CHECK_EXTENSION, "how large is it"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_CLOCK, "the state of the machine"},
+	{ON_LOOP, SYS_ioctl, ARG_IS, 1, KVM_GET_IRQCHIP, "the state of the machine"},
+	{ON_LOOP, SYS_ftruncate, .why = "the file its memory goes to"},
+	{ON_LOOP, SYS_pwrite64, .why = "its memory"},
 	/* Threads among themselves. */
 	{ON_ALL, SYS_futex, .why = "locks"},
 	{ON_ALL, SYS_tgkill, ARG_IS, 0, 0, "kick a vCPU; abort(): this very process only"},

@@ -6,13 +6,7 @@
 
 #include "err.h"
 
-enum confine_kind {
-	CONFINE_LOOP,
-	CONFINE_VCPU,
-	CONFINE_WORKER,
-	CONFINE_SAVER, /* the loop of a machine that is to be saved */
-	CONFINE_KIND_MAX
-};
+enum confine_kind { CONFINE_LOOP, CONFINE_VCPU, CONFINE_WORKER, CONFINE_KIND_MAX };
 
 /* For the calling thread and whatever it starts, for good. */
 int confine_thread(enum confine_kind kind, struct err *err);

@@ -307,11 +307,11 @@ static struct snapshot_parts machine_parts(struct machine *m)
 				       .mem_bytes = m->mem_bytes};
 }
 
-int machine_restore(struct machine *m, int state_fd, int memory_fd, const struct machine_env *env,
-		    struct err *err)
+int machine_restore(struct machine *m, int state_fd, int memory_fd, bool is_own,
+		    const struct machine_env *env, struct err *err)
 {
 	const struct snapshot_parts parts = machine_parts(m);
-	int r = snapshot_restore_memory(&parts, memory_fd, err);
+	int r = snapshot_restore_memory(&parts, memory_fd, is_own, err);
 
 	machine_close_sources(m);
 	m->env = *env;
@@ -322,18 +322,11 @@ int machine_restore(struct machine *m, int state_fd, int memory_fd, const struct
 	return r ? r : vcpus_start(&m->vcpus, machine_init_vcpu, m, err);
 }
 
-int machine_save(struct machine *m, int fd, struct err *err)
+int machine_save(struct machine *m, int state_fd, int memory_fd, struct err *err)
 {
 	const struct snapshot_parts parts = machine_parts(m);
 
-	return snapshot_save(&parts, fd, err);
-}
-
-int machine_save_memory(struct machine *m, int fd, uint64_t *ret_bytes, struct err *err)
-{
-	const struct snapshot_parts parts = machine_parts(m);
-
-	return snapshot_save_memory(&parts, fd, ret_bytes, err);
+	return snapshot_save(&parts, state_fd, memory_fd, err);
 }
 
 void machine_run(struct machine *m)

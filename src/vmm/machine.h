@@ -55,13 +55,12 @@ int machine_add_device(struct machine *m, struct virtio_device *dev, struct err 
 const struct guest_mem *machine_mem(const struct machine *m);
 
 int machine_start(struct machine *m, const struct machine_env *env, struct err *err);
-/* In place of machine_start(): a machine of the same build that was saved. Both are borrowed. */
-int machine_restore(struct machine *m, int state_fd, int memory_fd, const struct machine_env *env,
-		    struct err *err);
+/* In place of machine_start(): a machine of the same build that was saved. Both are borrowed. is_own: as in snapshot.h. */
+int machine_restore(struct machine *m, int state_fd, int memory_fd, bool is_own,
+		    const struct machine_env *env, struct err *err);
 void machine_run(struct machine *m);
 void machine_pause(struct machine *m);
-/* Between on_paused and machine_run(). fd: an empty file, borrowed. *ret_bytes: what is not zero. */
-int machine_save(struct machine *m, int fd, struct err *err);
-int machine_save_memory(struct machine *m, int fd, uint64_t *ret_bytes, struct err *err);
+/* Between on_paused and machine_run(). Empty files, borrowed. */
+int machine_save(struct machine *m, int state_fd, int memory_fd, struct err *err);
 /* The last line of the guest's console, however it ends. */
 void machine_flush_console(struct machine *m);

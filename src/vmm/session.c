@@ -48,8 +48,8 @@ struct session {
 	struct loop_watch *watch;
 	bool confined;
 	enum session_state state;
-	int save_fd; /* owned; where the state goes once the vCPUs stand still, -1 = nowhere */
-	bool saveable, saved;
+	/* Owned; where the machine goes once the vCPUs stand still, -1 = nowhere. */
+	int state_fd, memory_fd;
 	struct virtio_device *balloon; /* the machine's; NULL = none */
 	struct loop_timer settle;      /* before a save */
 	uint64_t settle_reported;
@@ -80,20 +80,16 @@ static void session_over(struct session *s)
 static void session_on_paused(void *ctx)
 {
 	struct session *s = ctx;
-	cleanup_close int fd = take_fd(&s->save_fd);
+	cleanup_close int state_fd = take_fd(&s->state_fd);
+	cleanup_close int memory_fd = take_fd(&s->memory_fd);
 	struct err err = {0};
 
-	if (fd < 0) {
+	if (state_fd < 0) {
 		session_tell(s, VMM_EVENT_PAUSED, 0, "");
 		return;
 	}
-	if (machine_save(s->machine, fd, &err)) {
-		session_tell(s, VMM_EVENT_FAILED, err.code, err.msg);
-		session_over(s);
-		return;
-	}
-	s->saved = true;
-	session_tell(s, VMM_EVENT_SAVED, 0, "");
+	machine_save(s->machine, state_fd, memory_fd, &err);
+	session_tell(s, VMM_EVENT_SAVED, err.code, err.msg);
 }
 
 static void session_on_end(void *ctx, const struct vcpus_end *end)
@@ -230,7 +226,7 @@ static void session_init_thread(void *ctx, enum machine_thread kind, const char 
 /* The machine and all its threads are there; from here on nothing of ours needs more than serving takes. */
 static int session_run(struct session *s, struct err *err)
 {
-	int r = s->confined ? confine_thread(s->saveable ? CONFINE_SAVER : CONFINE_LOOP, err) : 0;
+	int r = s->confined ? confine_thread(CONFINE_LOOP, err) : 0;
 
 	if (r)
 		return r;
@@ -246,7 +242,6 @@ static int session_start(struct session *s, const struct vmm_request *req, int *
 	const struct machine_env env = {.thread_init = session_init_thread, .ctx = s};
 	int r = machine_start(s->machine, &env, err);
 
-	s->saveable = req->start.flags & VMM_START_SAVEABLE;
 	return r ? r : session_run(s, err);
 }
 
@@ -254,11 +249,12 @@ static int session_restore(struct session *s, const struct vmm_request *req, int
 			   struct err *err)
 {
 	const struct machine_env env = {.thread_init = session_init_thread, .ctx = s};
-	int r = machine_restore(s->machine, fds[0], fds[1], &env, err);
+	bool in_use = req->flags & VMM_RESTORE_IN_USE;
+	int r = machine_restore(s->machine, fds[0], fds[1], in_use, &env, err);
 
 	if (r)
 		return r;
-	r = streams_resume(&s->streams);
+	r = streams_resume(&s->streams, in_use);
 	if (r)
 		return err_set(err, r, "ask the restored agent to greet");
 	/* No copy of them stays with a guest. */
@@ -286,23 +282,16 @@ static void session_on_settle(void *ctx)
 
 static int session_save(struct session *s, const struct vmm_request *req, int *fds, struct err *err)
 {
-	if (!s->saveable || s->saved || s->save_fd >= 0)
-		return err_say(err, -EPROTO, "this machine is not to be saved");
-	s->save_fd = take_fd(&fds[0]);
-	session_on_settle(s);
+	if (s->state_fd >= 0)
+		return err_say(err, -EPROTO, "the machine is being saved already");
+	s->state_fd = take_fd(&fds[0]);
+	s->memory_fd = take_fd(&fds[1]);
+	streams_set_paused(&s->streams, true);
+	if (req->flags & VMM_SAVE_SETTLED)
+		session_on_settle(s);
+	else
+		machine_pause(s->machine);
 	return 0;
-}
-
-static int session_save_memory(struct session *s, const struct vmm_request *req, int *fds,
-			       struct err *err)
-{
-	struct vmm_event e = {.kind = VMM_EVENT_SAVED_MEMORY};
-	int r = s->saved ? machine_save_memory(s->machine, fds[0], &e.value, err)
-			 : err_say(err, -EPROTO, "its state was not saved");
-
-	if (!r)
-		outbox_send(&s->outbox, &e);
-	return r;
 }
 
 static int session_pause(struct session *s, const struct vmm_request *req, int *fds,
@@ -316,8 +305,8 @@ static int session_pause(struct session *s, const struct vmm_request *req, int *
 static int session_resume(struct session *s, const struct vmm_request *req, int *fds,
 			  struct err *err)
 {
-	if (s->saved || s->save_fd >= 0)
-		return err_say(err, -EPROTO, "a saved machine stands still");
+	if (s->state_fd >= 0)
+		return err_say(err, -EPROTO, "the machine is being saved");
 	streams_set_paused(&s->streams, false);
 	machine_run(s->machine);
 	session_tell(s, VMM_EVENT_RESUMED, 0, "");
@@ -359,7 +348,6 @@ static const struct {
 	[VMM_OP_START] = {"START", SESSION_BUILDING, session_start},
 	[VMM_OP_RESTORE] = {"RESTORE", SESSION_BUILDING, session_restore},
 	[VMM_OP_SAVE] = {"SAVE", SESSION_RUNNING, session_save},
-	[VMM_OP_SAVE_MEMORY] = {"SAVE_MEMORY", SESSION_RUNNING, session_save_memory},
 	[VMM_OP_PAUSE] = {"PAUSE", SESSION_RUNNING, session_pause},
 	[VMM_OP_RESUME] = {"RESUME", SESSION_RUNNING, session_resume},
 	[VMM_OP_ATTACH] = {"ATTACH", SESSION_RUNNING, session_attach},
@@ -376,10 +364,8 @@ static size_t session_count_fds(const struct vmm_request *req)
 	case VMM_OP_DEVICE:
 		return devices_nr_fds(req->device.kind);
 	case VMM_OP_RESTORE:
-		return 2;
 	case VMM_OP_SAVE:
-	case VMM_OP_SAVE_MEMORY:
-		return 1;
+		return 2;
 	case VMM_OP_ATTACH:
 		if (flags & VMM_STREAM_ONE)
 			return 1;
@@ -487,7 +473,8 @@ int session_new(struct loop *loop, int sock, bool confined, struct session **ret
 	cleanup(session_freep) struct session *s = xcalloc(1, sizeof(*s));
 	int r = io_set_nonblock(sock, true);
 
-	*s = (struct session){.loop = loop, .sock = sock, .save_fd = -1, .confined = confined};
+	*s = (struct session){
+		.loop = loop, .sock = sock, .state_fd = -1, .memory_fd = -1, .confined = confined};
 	outbox_init(&s->outbox, sock, NULL);
 	if (!r)
 		r = streams_init(&s->streams, loop, &cb, s);
@@ -513,7 +500,8 @@ void session_free(struct session *s)
 	for (unsigned int i = 0; i < s->nr_netstreams; i++)
 		netstream_free(s->netstreams[i]);
 	outbox_done(&s->outbox);
-	cleanup_closep(&s->save_fd);
+	cleanup_closep(&s->state_fd);
+	cleanup_closep(&s->memory_fd);
 	cleanup_closep(&s->sock);
 	free(s);
 }

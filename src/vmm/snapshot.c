@@ -8,10 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <linux/virtio_ids.h>
-
 #include "cleanup.h"
-#include "dev/virtiofs.h"
 #include "io.h"
 #include "memory.h"
 #include "util.h"
@@ -107,12 +104,13 @@ static int snapshot_save_device(struct virtio_mmio *mmio, int fd, struct err *er
 	struct snapshot_device d = {.id = dev->info.id};
 	cleanup_free uint8_t *own = NULL;
 	size_t own_len = 0;
-	int r = dev->info.id == VIRTIO_ID_FS ? virtiofs_save(dev, &own, &own_len, err) : 0;
+	int r = dev->ops->save ? dev->ops->save(dev, &own, &own_len, err) : 0;
 
 	if (r)
 		return r;
 	if (own_len > SNAPSHOT_DEVICE_STATE_MAX)
-		return err_say(err, -E2BIG, "the file server's session has %zu bytes", own_len);
+		return err_say(err, -E2BIG, "the state of device '%s' has %zu bytes",
+			       dev->info.name, own_len);
 	d.own_len = (uint32_t)own_len;
 	virtio_mmio_save(mmio, &d.mmio);
 	r = snapshot_put(fd, &d, sizeof(d), err);
@@ -126,13 +124,13 @@ static int snapshot_restore_own(struct virtio_device *dev, const struct snapshot
 	int r;
 
 	if (d->id != dev->info.id || d->own_len > SNAPSHOT_DEVICE_STATE_MAX ||
-	    (d->own_len && d->id != VIRTIO_ID_FS))
+	    (d->own_len && !dev->ops->load))
 		return err_say(err, -EPROTO, "the saved machine has other devices");
 	if (!d->own_len)
 		return 0;
 	own = xmalloc(d->own_len);
 	r = snapshot_get(fd, own, d->own_len, err);
-	return r ? r : virtiofs_load(dev, own, d->own_len, err);
+	return r ? r : dev->ops->load(dev, own, d->own_len, err);
 }
 
 static int snapshot_restore_device(struct virtio_mmio *mmio, int fd, struct err *err)
@@ -146,51 +144,7 @@ static int snapshot_restore_device(struct virtio_mmio *mmio, int fd, struct err 
 	if (r)
 		return r;
 	r = virtio_mmio_restore(mmio, &d.mmio);
-	if (r)
-		return err_set(err, r, "restore device '%s'", dev->info.name);
-	/*
-	 * vsock is not reset: no connection was open when it was saved, and the guest would take the news for
-	 * the connections that are made right after.
-	 */
-	return 0;
-}
-
-/* ---- all of it ---- */
-
-int snapshot_save(const struct snapshot_parts *p, int fd, struct err *err)
-{
-	const struct snapshot_header h = snapshot_header_of(p);
-	int r = snapshot_put(fd, &h, sizeof(h), err);
-
-	/* Devices first: quiet ones raise no interrupt any more when the chips are read. */
-	for (unsigned int i = 0; i < p->nr_devices; i++)
-		virtio_device_quiesce(virtio_mmio_device(p->devices[i]));
-	for (unsigned int i = 0; i < p->nr_devices && !r; i++)
-		r = snapshot_save_device(p->devices[i], fd, err);
-	if (!r)
-		r = snapshot_save_vcpus(p, fd, err);
-	for (unsigned int i = 0; i < p->nr_devices; i++)
-		virtio_device_resume(virtio_mmio_device(p->devices[i]));
-	return r;
-}
-
-int snapshot_restore(const struct snapshot_parts *p, int fd, struct err *err)
-{
-	const struct snapshot_header wanted = snapshot_header_of(p);
-	struct snapshot_header h;
-	int r = lseek(fd, 0, SEEK_SET) ? err_set(err, -errno, "read the machine's state")
-				       : snapshot_get(fd, &h, sizeof(h), err);
-
-	if (!r && memcmp(&h, &wanted, sizeof(h)) != 0)
-		r = err_say(err, -EPROTO, "the saved machine is another one than this");
-	for (unsigned int i = 0; i < p->nr_devices && !r; i++)
-		r = snapshot_restore_device(p->devices[i], fd, err);
-	if (!r)
-		r = snapshot_restore_vcpus(p, fd, err);
-	/* Between irqfd and interrupt controller an edge may be under way, which no state of KVM's holds. */
-	for (unsigned int i = 0; i < p->nr_devices && !r; i++)
-		virtio_mmio_interrupt_again(p->devices[i]);
-	return r;
+	return r ? err_set(err, r, "restore device '%s'", dev->info.name) : 0;
 }
 
 /* ---- memory ---- */
@@ -216,8 +170,7 @@ static int snapshot_write_at(int fd, const uint8_t *data, uint64_t len, uint64_t
 	return 0;
 }
 
-static int snapshot_write_region(const struct guest_mem_region *r, int fd, uint64_t offset,
-				 uint64_t *bytes)
+static int snapshot_write_region(const struct guest_mem_region *r, int fd, uint64_t offset)
 {
 	uint64_t at = 0;
 
@@ -236,29 +189,75 @@ static int snapshot_write_region(const struct guest_mem_region *r, int fd, uint6
 		if (e)
 			return e;
 		at += len;
-		*bytes += len;
 	}
 	return 0;
 }
 
-int snapshot_save_memory(const struct snapshot_parts *p, int fd, uint64_t *ret_bytes,
-			 struct err *err)
+static int snapshot_save_memory(const struct snapshot_parts *p, int fd, struct err *err)
 {
 	const struct guest_mem *g = &p->mem->guest;
-	uint64_t offset = 0, bytes = 0;
+	uint64_t offset = 0;
 	int r = ftruncate(fd, (off_t)p->mem_bytes) ? -errno : 0;
 
 	for (unsigned int i = 0; i < g->nr && !r; i++) {
-		r = snapshot_write_region(&g->regions[i], fd, offset, &bytes);
+		r = snapshot_write_region(&g->regions[i], fd, offset);
 		offset += g->regions[i].len;
 	}
-	if (r)
-		return err_set(err, r, "write guest memory");
-	*ret_bytes = bytes;
+	return r ? err_set(err, r, "write guest memory") : 0;
+}
+
+/* In place, so that KVM's slots stay: pages are shared with all clones until written. */
+static int snapshot_map_region(const struct guest_mem_region *r, int fd, uint64_t offset)
+{
+	if (mmap(r->host, r->len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+		 fd, (off_t)offset) == MAP_FAILED)
+		return -errno;
+	madvise(r->host, r->len, MADV_DONTDUMP);
 	return 0;
 }
 
-int snapshot_restore_memory(const struct snapshot_parts *p, int fd, struct err *err)
+static int snapshot_read_at(int fd, uint8_t *data, uint64_t len, uint64_t offset)
+{
+	while (len) {
+		ssize_t n = pread(fd, data, len, (off_t)offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		data += n;
+		offset += (uint64_t)n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+/* Where it has holes there is nothing to copy: the memory is fresh. */
+static int snapshot_copy_region(const struct guest_mem_region *r, int fd, uint64_t offset)
+{
+	off_t at = (off_t)offset, end = (off_t)(offset + r->len), stop;
+
+	for (; at < end; at = stop) {
+		int e;
+
+		at = lseek(fd, at, SEEK_DATA);
+		if (at < 0)
+			return errno == ENXIO ? 0 : -errno;
+		if (at >= end)
+			return 0;
+		stop = lseek(fd, at, SEEK_HOLE);
+		if (stop < 0)
+			return -errno;
+		stop = MIN(stop, end);
+		e = snapshot_read_at(fd, r->host + ((uint64_t)at - offset), (uint64_t)(stop - at),
+				     (uint64_t)at);
+		if (e)
+			return e;
+	}
+	return 0;
+}
+
+int snapshot_restore_memory(const struct snapshot_parts *p, int fd, bool is_own, struct err *err)
 {
 	const struct guest_mem *g = &p->mem->guest;
 	uint64_t offset = 0;
@@ -271,13 +270,58 @@ int snapshot_restore_memory(const struct snapshot_parts *p, int fd, struct err *
 			       (long long)st.st_size);
 	for (unsigned int i = 0; i < g->nr; i++) {
 		const struct guest_mem_region *r = &g->regions[i];
+		int e = is_own ? snapshot_copy_region(r, fd, offset)
+			       : snapshot_map_region(r, fd, offset);
 
-		/* In place, so that KVM's slots stay: pages are shared with all clones until written. */
-		if (mmap(r->host, r->len, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset) == MAP_FAILED)
-			return err_set(err, -errno, "map the saved memory");
-		madvise(r->host, r->len, MADV_DONTDUMP);
+		if (e)
+			return err_set(err, e, "take in the saved memory");
 		offset += r->len;
 	}
 	return 0;
+}
+
+/* ---- all of it ---- */
+
+static int snapshot_save_state(const struct snapshot_parts *p, int fd, struct err *err)
+{
+	const struct snapshot_header h = snapshot_header_of(p);
+	int r = snapshot_put(fd, &h, sizeof(h), err);
+
+	/* Devices first: quiet ones raise no interrupt any more when the chips are read. */
+	for (unsigned int i = 0; i < p->nr_devices && !r; i++)
+		r = snapshot_save_device(p->devices[i], fd, err);
+	return r ? r : snapshot_save_vcpus(p, fd, err);
+}
+
+int snapshot_save(const struct snapshot_parts *p, int state_fd, int memory_fd, struct err *err)
+{
+	int r;
+
+	for (unsigned int i = 0; i < p->nr_devices; i++)
+		virtio_device_quiesce(virtio_mmio_device(p->devices[i]));
+	r = snapshot_save_state(p, state_fd, err);
+	if (!r)
+		r = snapshot_save_memory(p, memory_fd, err);
+	for (unsigned int i = 0; i < p->nr_devices; i++)
+		virtio_device_resume(virtio_mmio_device(p->devices[i]));
+	return r;
+}
+
+int snapshot_restore(const struct snapshot_parts *p, int fd, struct err *err)
+{
+	const struct snapshot_header wanted = snapshot_header_of(p);
+	struct snapshot_header h;
+	int r = lseek(fd, 0, SEEK_SET) ? err_set(err, -errno, "read the machine's state")
+				       : snapshot_get(fd, &h, sizeof(h), err);
+
+	if (!r && memcmp(&h, &wanted, sizeof(h)) != 0)
+		r = err_say(err, -EPROTO, "the saved machine is another one than this");
+	for (unsigned int i = 0; i < p->nr_devices && !r; i++)
+		r = snapshot_restore_device(p->devices[i], fd, err);
+	if (!r)
+		r = snapshot_restore_vcpus(p, fd, err);
+	/* Between irqfd and interrupt controller an edge may be under way, which no state of KVM's holds. */
+	for (unsigned int i = 0; i < p->nr_devices && !r; i++)
+		virtio_mmio_interrupt_again(p->devices[i]);
+	return r;
 }

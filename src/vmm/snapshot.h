@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "err.h"
@@ -14,7 +15,8 @@
 #include "state.h"
 #include "vcpu.h"
 
-#define SNAPSHOT_DEVICE_STATE_MAX (1u << 20)
+/* Streams with all that waits for their readers are the most (vsock.h), harpoon-fs's sessions come next. */
+#define SNAPSHOT_DEVICE_STATE_MAX (160u << 20)
 
 struct memory;
 
@@ -28,10 +30,14 @@ struct snapshot_parts {
 	uint64_t mem_bytes;
 };
 
-int snapshot_save(const struct snapshot_parts *p, int fd, struct err *err);
-/* *ret_bytes: what the file takes. */
-int snapshot_save_memory(const struct snapshot_parts *p, int fd, uint64_t *ret_bytes,
-			 struct err *err);
-/* Memory first: devices look at their rings. */
-int snapshot_restore_memory(const struct snapshot_parts *p, int fd, struct err *err);
+/*
+ * Both files, which are empty. No device works on guest memory meanwhile: what is in the rings is there still, or was
+ * answered. Afterwards the machine may go on, whether this succeeded or not.
+ */
+int snapshot_save(const struct snapshot_parts *p, int state_fd, int memory_fd, struct err *err);
+/*
+ * Memory first: devices look at their rings. is_own: no other machine is made of the file, which is copied; else it is
+ * mapped.
+ */
+int snapshot_restore_memory(const struct snapshot_parts *p, int fd, bool is_own, struct err *err);
 int snapshot_restore(const struct snapshot_parts *p, int fd, struct err *err);

@@ -138,13 +138,14 @@ static void streams_on_greeted(void *ctx, int error)
 	s->cb.on_hello(s->ctx, hello, n > 0 ? (size_t)n : 0);
 }
 
-int streams_resume(struct streams *s)
+int streams_resume(struct streams *s, bool in_use)
 {
 	s->greeting = true;
 	if (!s->dev)
 		return -ENOTCONN;
-	return vsock_connect(s->dev, AGENT_VSOCK_GREET, AGENT_VSOCK_PORT, -1, take_fd(&s->hello_w),
-			     streams_on_greeted, s, NULL);
+	return vsock_connect(s->dev, in_use ? AGENT_VSOCK_RESTART : AGENT_VSOCK_GREET,
+			     AGENT_VSOCK_PORT, -1, take_fd(&s->hello_w), streams_on_greeted, s,
+			     NULL);
 }
 
 void streams_set_paused(struct streams *s, bool paused)
@@ -175,7 +176,8 @@ int streams_new_device(struct streams *s, uint64_t cid, struct virtio_device **r
 		return err_say(err, -EEXIST, "a VM has one vsock device");
 	r = vsock_new(&(struct vsock_params){.guest_cid = cid,
 					     .on_connect = streams_on_connect,
-					     .ctx = s},
+					     .ctx = s,
+					     .kept_from_port = AGENT_VSOCK_FIRST_KEPT},
 		      &s->dev, err);
 	*ret = s->dev;
 	return r;

@@ -41,8 +41,11 @@ void streams_done(struct streams *s);
 /* The device that carries them, once. */
 int streams_new_device(struct streams *s, uint64_t cid, struct virtio_device **ret,
 		       struct err *err);
-/* The agent has greeted in an earlier life, and is asked to do so again. The machine is restored, and does not run. */
-int streams_resume(struct streams *s);
+/*
+ * The agent has greeted in an earlier life, and is asked to do so again. The machine is restored, and does not run.
+ * in_use: it had streams, which go on when their numbers are attached again.
+ */
+int streams_resume(struct streams *s, bool in_use);
 /* The guest stands still, or runs again: what waits for its answer waits as long as it takes. */
 void streams_set_paused(struct streams *s, bool paused);
 /* rfd, wfd: taken over. A failure is reported by on_done, as everything about streams is. */

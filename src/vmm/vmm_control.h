@@ -13,7 +13,7 @@
 #include <assert.h>
 #include <stdint.h>
 
-#define VMM_CONTROL_VERSION 1u
+#define VMM_CONTROL_VERSION 2u
 /* Number of the control socket's descriptor in harpoon-vmm. */
 #define VMM_CONTROL_FD 3
 
@@ -22,10 +22,9 @@ enum vmm_op {
 	VMM_OP_MACHINE = 1,
 	/* A virtio device in the next slot; descriptors by kind. */
 	VMM_OP_DEVICE,
-	/* flags: VMM_START_*. */
 	VMM_OP_START,
 	/* In place of START: a machine of the same shape that was saved. Descriptors: its state, its memory
-	 * (both read only). Its agent is asked to greet once more. */
+	 * (both read only). flags: VMM_RESTORE_*. Its agent is asked to greet once more. */
 	VMM_OP_RESTORE,
 	VMM_OP_PAUSE,
 	VMM_OP_RESUME,
@@ -33,10 +32,9 @@ enum vmm_op {
 	 * single one stands for the two. */
 	VMM_OP_ATTACH,
 	VMM_OP_DETACH,
-	/* With VMM_START_SAVEABLE only. The guest stands still from then on. Descriptor: an empty file. */
+	/* Descriptors: two empty files, for the machine's state and for its memory. flags: VMM_SAVE_*. The guest
+	 * stands still from then on, as after PAUSE, whether SAVED tells of a success or not. */
 	VMM_OP_SAVE,
-	/* After SAVED. Descriptor: an empty file. */
-	VMM_OP_SAVE_MEMORY,
 	VMM_OP_MAX
 };
 
@@ -50,7 +48,10 @@ enum vmm_device_kind {
 	VMM_DEVICE_MAX
 };
 
-#define VMM_START_SAVEABLE 0x1u
+/* It was saved with a container in it: the agent is told that its host is another one (agent_hello.h). */
+#define VMM_RESTORE_IN_USE 0x1u
+/* Once the guest has given back what it does not use: of a machine that others are to be made of. */
+#define VMM_SAVE_SETTLED 0x1u
 
 #define VMM_BLK_READ_ONLY 0x1u
 #define VMM_NET_STREAM 0x2u /* see netstream.h */
@@ -85,9 +86,7 @@ struct vmm_request {
 			uint32_t id;
 			uint32_t flags;
 		} stream;
-		struct {
-			uint32_t flags;
-		} start;
+		uint32_t flags; /* RESTORE, SAVE */
 	};
 };
 
@@ -96,11 +95,10 @@ enum vmm_event_kind {
 	VMM_EVENT_HELLO,       /* the agent's greeting: `hello`, `len` bytes */
 	VMM_EVENT_PAUSED,
 	VMM_EVENT_RESUMED,
-	VMM_EVENT_SAVED,
-	VMM_EVENT_SAVED_MEMORY, /* `value`: bytes that are not zero */
-	VMM_EVENT_STREAM_DONE,	/* `stream` is over: `error` */
-	VMM_EVENT_RESET,	/* the guest reset itself; the program ends */
-	VMM_EVENT_FAILED,	/* `text` says why; the program ends */
+	VMM_EVENT_SAVED,       /* `error`, and then `text` says why not */
+	VMM_EVENT_STREAM_DONE, /* `stream` is over: `error` */
+	VMM_EVENT_RESET,       /* the guest reset itself; the program ends */
+	VMM_EVENT_FAILED,      /* `text` says why; the program ends */
 	VMM_EVENT_MAX
 };
 
@@ -111,11 +109,10 @@ struct vmm_event {
 	int32_t error; /* 0 or negative errno */
 	uint32_t stream;
 	uint32_t len;
-	uint64_t value;
 	union {
 		char text[VMM_EVENT_TEXT_MAX]; /* NUL-terminated, by an honest sender */
 		uint8_t hello[VMM_EVENT_TEXT_MAX];
 	};
 };
 
-static_assert(sizeof(struct vmm_event) == 248, "no holes");
+static_assert(sizeof(struct vmm_event) == 240, "no holes");

@@ -182,7 +182,7 @@ static bool send_request(struct server *s, const struct message *m)
 		return false;
 	/* A read of changes by others would wait for them. */
 	fs_events_interrupt(s->fs);
-	r = fs_link_serve(s->w, s->trunk->links[index],
+	r = fs_link_serve(s->trunk, s->w, s->trunk->links[index],
 			  s->trunk->mem + (size_t)index * FS_CHANNEL_SLOT);
 	if (r > 0) {
 		check(io_recv_fds(s->links[index], &reply, sizeof(reply), &fd, &nr) ==

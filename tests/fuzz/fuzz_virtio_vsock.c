@@ -13,6 +13,7 @@
 #include "virtio_image.h"
 #include "vsock.h"
 
+#define LOADED_PORT 0x40u
 #define ENDS_MAX 32
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -71,12 +72,31 @@ static void host_connects(struct virtio_image *image, uint16_t b)
 	struct end *e;
 	int fd = new_end(&e);
 
-	if (fd >= 0 &&
-	    vsock_connect(image->dev, b % 16, b / 16 % 16, fd, fd, on_done, e, &e->stream)) {
+	/* Some take up what load_changed() left. */
+	if (fd >= 0 && vsock_connect(image->dev, b % 16 | (b & 0x8000 ? LOADED_PORT : 0),
+				     b / 16 % 16, fd, fd, on_done, e, &e->stream)) {
 		e->open = false;
 		close(e->fd);
 		e->fd = -1;
 	}
+}
+
+/* As if the machine had been saved, its file changed, and this were the one made of it. */
+static void load_changed(struct virtio_image *image, uint16_t b)
+{
+	uint8_t *state = NULL;
+	size_t len = 0;
+	struct err err;
+
+	if (image->dev->ops->save(image->dev, &state, &len, &err))
+		abort();
+	/* The port of the host is the second number of the first stream. */
+	if (len > 8) {
+		state[4] |= LOADED_PORT;
+		state[b / 8 % len] ^= (uint8_t)(b >> 5);
+		(void)image->dev->ops->load(image->dev, state, len, &err);
+	}
+	free(state);
 }
 
 static void host(struct virtio_image *image, uint8_t a, uint16_t b)
@@ -112,6 +132,8 @@ static void host(struct virtio_image *image, uint8_t a, uint16_t b)
 	default:
 		if (b % 8 == 0)
 			vsock_transport_reset(image->dev);
+		else if (b % 8 == 1)
+			load_changed(image, b);
 		break;
 	}
 	(void)n;

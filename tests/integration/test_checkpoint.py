@@ -81,6 +81,7 @@ def restore(box, ref):
     return name
 
 
+@pytest.mark.nested_kvm
 def test_goes_on_elsewhere(box, folder):
     """The plain way: ctr saves task and rw layer, the container goes, another one is made of it and counts on."""
     log = folder / "data/log"

@@ -102,6 +102,23 @@ static void be_evil_at_start(const char *how)
 	}
 }
 
+static void be_evil_when_saved(const char *how)
+{
+	struct vmm_event saved = {.kind = VMM_EVENT_SAVED};
+	struct vmm_request req;
+
+	if (!strcmp(how, "save-fails")) {
+		saved.error = -EIO;
+		memset(saved.text, '\x1b', sizeof(saved.text));
+	} else if (!strcmp(how, "save-positive")) {
+		saved.error = 5;
+	}
+	/* "save-nothing": the file for the memory stays empty. */
+	say(saved);
+	if (await(VMM_OP_RESUME, &req))
+		say((struct vmm_event){.kind = VMM_EVENT_RESUMED});
+}
+
 static void be_evil_later(const char *how)
 {
 	struct vmm_request req;
@@ -114,6 +131,8 @@ static void be_evil_later(const char *how)
 		say_hello(100000);
 	else if (!strcmp(how, "paused"))
 		say((struct vmm_event){.kind = VMM_EVENT_PAUSED});
+	else if (!strcmp(how, "saved"))
+		say((struct vmm_event){.kind = VMM_EVENT_SAVED});
 	else if (!strcmp(how, "done-unknown"))
 		say((struct vmm_event){.kind = VMM_EVENT_STREAM_DONE, .stream = 77});
 	else if (!strcmp(how, "close"))
@@ -122,6 +141,8 @@ static void be_evil_later(const char *how)
 		say_hello(24);
 	if (!strcmp(how, "hello-twice"))
 		say_hello(24);
+	if (!strncmp(how, "save-", 5) && await(VMM_OP_SAVE, &req))
+		be_evil_when_saved(how);
 	if (strncmp(how, "stream-", 7) != 0 || !await(VMM_OP_ATTACH, &req))
 		return;
 	if (!strcmp(how, "stream-positive"))
@@ -150,8 +171,7 @@ int main(void)
 	word = strstr(req.machine.cmdline, "evil=");
 	if (!word || sscanf(word, "evil=%63[a-z0-9-]", how) != 1 || !await(VMM_OP_START, &req))
 		return 8;
-	if (is_template != !strcmp(how, "template") ||
-	    is_template != !!(req.start.flags & VMM_START_SAVEABLE))
+	if (is_template != !strcmp(how, "template"))
 		return 7;
 	be_evil_at_start(how);
 	say((struct vmm_event){.kind = VMM_EVENT_RUNNING});

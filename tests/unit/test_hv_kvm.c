@@ -36,6 +36,8 @@ struct fixture {
 	int readies, exits;
 	int stream_error;
 	struct hv_exit why;
+	int saves;
+	char save_error[512];
 };
 
 static void on_ready(void *ctx, const struct hv_ready *ready)
@@ -192,7 +194,7 @@ static void test_wrong_events(void **state)
 	static const char *const hows[] = {
 		"short",	 "long",	"kind-0",	"kind-99",
 		"hello-early",	 "reset-early", "hello-twice",	"paused",
-		"running-twice", "hello-huge",	"done-unknown",
+		"running-twice", "hello-huge",	"done-unknown", "saved",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(hows); i++)
@@ -313,6 +315,69 @@ static void test_does_not_pause(void **state)
 	end(f);
 }
 
+static void on_saved(void *ctx, const char *error)
+{
+	struct fixture *f = ctx;
+
+	f->saves++;
+	snprintf(f->save_error, sizeof(f->save_error), "%s", error ? error : "");
+}
+
+static int open_folder(const struct fixture *f)
+{
+	int fd;
+
+	assert_int_equal(mkdirat(f->dirfd, "checkpoint", 0700), 0);
+	fd = openat(f->dirfd, "checkpoint", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+/* A checkpoint of a VM whose VMM does not save it: the reason comes back, nothing stays, the VM goes on. */
+static void check_save_fails(void **state, const char *how, const char *text)
+{
+	struct fixture *f = begin(state, how);
+	struct err err = {0};
+	int fd;
+
+	run_until(f, &f->readies);
+	fd = open_folder(f);
+	assert_int_equal(hv_vm_checkpoint(f->vm, fd, "note", on_saved, f, &err), 0);
+	assert_int_equal(hv_vm_checkpoint(f->vm, fd, "note", on_saved, f, &err), -EBUSY);
+	run_until(f, &f->saves);
+	if (!strstr(f->save_error, text))
+		fail_msg("%s: '%s' does not say '%s'", how, f->save_error, text);
+	for (const char *p = f->save_error; *p; p++)
+		assert_true(*p >= ' ' && *p <= '~');
+	assert_int_equal(f->exits, 0);
+	close(fd);
+	/* Empty. */
+	assert_int_equal(unlinkat(f->dirfd, "checkpoint", AT_REMOVEDIR), 0);
+	f->saves = 0;
+	end(f);
+}
+
+static void test_does_not_save(void **state)
+{
+	struct fixture *f;
+	struct err err = {0};
+	int fd;
+
+	check_save_fails(state, "save-fails", "\\x1b");
+	check_save_fails(state, "save-nothing", "memory");
+
+	/* One that breaks the rules ends with its VM, and leaves nothing either. */
+	f = begin(state, "save-positive");
+	run_until(f, &f->readies);
+	fd = open_folder(f);
+	assert_int_equal(hv_vm_checkpoint(f->vm, fd, "note", on_saved, f, &err), 0);
+	run_until(f, &f->exits);
+	assert_non_null(strstr(f->why.text, "protocol"));
+	end(f);
+	close(fd);
+	assert_int_equal(unlinkat(f->dirfd, "checkpoint", AT_REMOVEDIR), 0);
+}
+
 /* Guest and VMM have to know: one prepares all that clones should find, the other keeps what saving takes. */
 static void test_template_is_told(void **state)
 {
@@ -334,6 +399,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_sends_descriptors, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_streams, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_does_not_pause, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_does_not_save, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_template_is_told, set_up, tear_down),
 	};
 

@@ -19,6 +19,7 @@
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_vsock.h>
 
+#include "cleanup.h"
 #include "io.h"
 #include "util.h"
 #include "virtio_driver.h"
@@ -791,6 +792,192 @@ static void test_transport_reset_event(void **state)
 	close(fd);
 }
 
+/* A device as it is made for a machine that is restored; its driver is up already. */
+static struct fixture *restored(const struct fixture *from, uint32_t kept_from)
+{
+	struct fixture *g = xcalloc(1, sizeof(*g));
+	const struct vsock_params params = {
+		.guest_cid = CID, .on_connect = on_connect, .ctx = g, .kept_from_port = kept_from};
+	cleanup_free uint8_t *saved = NULL;
+	size_t len = 0;
+	struct err err;
+
+	assert_int_equal(from->dev->ops->save(from->dev, &saved, &len, &err), 0);
+	assert_true(len > 0);
+	assert_int_equal(vsock_new(&params, &g->dev, &err), 0);
+	g->d = vdrv_new(g->dev, NULL);
+	/* Before, because this driver begins with a reset. */
+	vdrv_up(g->d, EVENT_IDX, 64);
+	assert_int_equal(g->dev->ops->load(g->dev, saved, len, &err), 0);
+	g->tx_gpa = vdrv_alloc(g->d, 128 << 10);
+	give_rx(g, 32);
+	vdrv_run(g->d);
+	return g;
+}
+
+static void free_restored(struct fixture *g)
+{
+	vdrv_free(g->d);
+	free(g);
+}
+
+/* A stream over two pipes, of which the one to the host holds a page only. */
+static void open_pipes(struct fixture *f, struct end *e, int *in, int *out)
+{
+	int i[2], o[2];
+
+	assert_int_equal(pipe2(i, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(o, O_CLOEXEC), 0);
+	assert_int_equal(fcntl(o[1], F_SETPIPE_SZ, BUF), BUF);
+	assert_int_equal(vsock_connect(f->dev, HOST_PORT, GUEST_PORT, i[0], o[1], on_done, e, NULL),
+			 0);
+	*in = i[1];
+	*out = o[0];
+}
+
+static void send_block(struct fixture *f, char what)
+{
+	char block[BUF];
+
+	memset(block, what, sizeof(block));
+	send_data(f, block, sizeof(block));
+}
+
+static void assert_block(struct fixture *f, int fd, char what)
+{
+	char block[BUF];
+
+	assert_int_equal(read(fd, block, sizeof(block)), BUF);
+	for (size_t i = 0; i < sizeof(block); i++)
+		assert_int_equal(block[i], what);
+	vdrv_run(f->d);
+}
+
+/* Bytes under way, credit and numbers are those of before. Both machines go on, each with its own descriptors. */
+static void test_saved_streams_go_on(void **state)
+{
+	struct fixture *f = *state, *g;
+	static struct end e, e2;
+	struct virtio_vsock_hdr h;
+	int in, out, in2, out2;
+
+	open_pipes(f, &e, &in, &out);
+	receive(f, VIRTIO_VSOCK_OP_REQUEST);
+	send_op(f, VIRTIO_VSOCK_OP_RESPONSE, 0);
+	assert_int_equal(write(in, "to the guest", 12), 12);
+	receive(f, VIRTIO_VSOCK_OP_RW);
+	send_block(f, 'a');
+	send_block(f, 'b');
+	send_block(f, 'c');
+	g = restored(f, 0);
+	/* The guest goes on before anybody is there for it. */
+	h = packet(VIRTIO_VSOCK_OP_RW, HOST_PORT, GUEST_PORT);
+	h.len = htole32(5);
+	h.fwd_cnt = htole32(12);
+	send_packet(g, &h, "later");
+	assert_silent(g);
+	open_pipes(g, &e2, &in2, &out2);
+	assert_int_equal(write(in2, "and more", 8), 8);
+	receive(g, VIRTIO_VSOCK_OP_RW);
+	assert_memory_equal(g->data, "and more", 8);
+	assert_block(g, out2, 'b');
+	assert_block(g, out2, 'c');
+	assert_read(out2, "later");
+	assert_block(f, out, 'a');
+	assert_block(f, out, 'b');
+	assert_block(f, out, 'c');
+	/* It cannot have consumed more than it was sent in both lives. */
+	h = packet(VIRTIO_VSOCK_OP_CREDIT_UPDATE, HOST_PORT, GUEST_PORT);
+	h.fwd_cnt = htole32(20);
+	send_packet(g, &h, NULL);
+	assert_silent(g);
+	h.fwd_cnt = htole32(21);
+	send_packet(g, &h, NULL);
+	receive(g, VIRTIO_VSOCK_OP_RST);
+	wait_end(g, &e2, -EPROTO);
+	free_restored(g);
+	close(in2);
+	close(out2);
+	close(in);
+	close(out);
+}
+
+/* What has ended before, what ends while nobody is there, and what nobody wants any more. */
+static void test_saved_streams_end(void **state)
+{
+	struct fixture *f = *state, *g;
+	static struct end e, e2, e3;
+	int in, out, in2, out2;
+	char c;
+
+	open_pipes(f, &e, &in, &out);
+	receive(f, VIRTIO_VSOCK_OP_REQUEST);
+	send_op(f, VIRTIO_VSOCK_OP_RESPONSE, 0);
+	send_block(f, 'a');
+	send_block(f, 'b');
+	close(in);
+	receive(f, VIRTIO_VSOCK_OP_SHUTDOWN);
+	g = restored(f, 0);
+	send_op(g, VIRTIO_VSOCK_OP_SHUTDOWN, 3);
+	assert_silent(g);
+	open_pipes(g, &e2, &in2, &out2);
+	assert_block(g, out2, 'b');
+	receive(g, VIRTIO_VSOCK_OP_RST);
+	wait_end(g, &e2, 0);
+	assert_int_equal(read(out2, &c, 1), 0);
+	assert_int_equal(write(in2, "x", 1), -1);
+	assert_int_equal(errno, EPIPE);
+	close(in2);
+	close(out2);
+	free_restored(g);
+
+	g = restored(f, 0);
+	assert_int_equal(vsock_connect(g->dev, HOST_PORT, GUEST_PORT, -1, -1, on_done, &e3, NULL),
+			 0);
+	receive(g, VIRTIO_VSOCK_OP_SHUTDOWN);
+	assert_int_equal(le32toh(g->h.flags), 3);
+	wait_end(g, &e3, 0);
+	free_restored(g);
+
+	/* Of smaller numbers nothing is known. */
+	g = restored(f, HOST_PORT + 1);
+	send_data(g, "x", 1);
+	receive(g, VIRTIO_VSOCK_OP_RST);
+	free_restored(g);
+	close(out);
+}
+
+/* A file from anywhere: what no device can have saved is refused. */
+static void test_saved_streams_of_others(void **state)
+{
+	struct fixture *f = *state;
+	static struct end e;
+	cleanup_free uint8_t *saved = NULL;
+	size_t len = 0, refused = 0;
+	struct err err;
+	int fd = open_stream(f, &e, NULL);
+
+	assert_int_equal(f->dev->ops->save(f->dev, &saved, &len, &err), 0);
+	/* These two have a stream between them. */
+	assert_int_equal(f->dev->ops->load(f->dev, saved, len, &err), -EPROTO);
+	assert_int_equal(f->dev->ops->load(f->dev, saved, len - 1, &err), -EPROTO);
+	for (size_t i = 0; i < len; i++) {
+		const struct vsock_params params = {.guest_cid = CID};
+		struct virtio_device *dev;
+		struct vdrv *d;
+
+		saved[i] ^= 0xff;
+		assert_int_equal(vsock_new(&params, &dev, &err), 0);
+		d = vdrv_new(dev, NULL);
+		refused += dev->ops->load(dev, saved, len, &err) < 0;
+		vdrv_free(d);
+		saved[i] ^= 0xff;
+	}
+	/* Flags, credit and ends; numbers that only the guest can know are taken as they are. */
+	assert_in_range(refused, len / 2, len - 1);
+	close(fd);
+}
+
 static void test_strangers_get_a_reset(void **state)
 {
 	struct fixture *f = *state;
@@ -1226,6 +1413,9 @@ int main(void)
 		CASE(test_detach_tells_the_guest),
 		CASE(test_device_reset_ends_streams),
 		CASE(test_transport_reset_event),
+		CASE(test_saved_streams_go_on),
+		CASE(test_saved_streams_end),
+		CASE(test_saved_streams_of_others),
 		CASE(test_strangers_get_a_reset),
 		CASE(test_wrong_packets_in_a_stream),
 		CASE(test_data_after_shutdown),

@@ -720,14 +720,14 @@ static void test_save_and_load(void **state)
 	f = fixture_new(true, 16);
 	g = fixture_new(true, 16);
 	assert_int_equal(init_session(f), 0);
-	assert_int_equal(virtiofs_save(f->dev, &saved, &len, &err), 0);
-	assert_int_equal(virtiofs_load(g->dev, saved, len, &err), 0);
+	assert_int_equal(f->dev->ops->save(f->dev, &saved, &len, &err), 0);
+	assert_int_equal(g->dev->ops->load(g->dev, saved, len, &err), 0);
 	/* There is a session, so a second one cannot begin, and requests are served. */
 	assert_int_equal(init_session(g), -EIO);
 	begin(g);
 	assert_int_equal(ask(g, FUSE_STATFS, FUSE_ROOT_ID), 0);
 	saved[len - 1] ^= 1;
-	assert_int_equal(virtiofs_load(f->dev, saved, len, &err), -EPROTO);
+	assert_int_equal(f->dev->ops->load(f->dev, saved, len, &err), -EPROTO);
 	fixture_free(f);
 	fixture_free(g);
 }

@@ -907,9 +907,9 @@ static void test_filters(void **state)
 	assert_false(call_passes(CONFINE_VCPU, call_recvmsg));
 	assert_true(call_passes(CONFINE_LOOP, call_epoll));
 	assert_true(call_passes(CONFINE_LOOP, call_recvmsg));
-	assert_false(call_passes(CONFINE_LOOP, call_get_regs));
-	assert_true(call_passes(CONFINE_SAVER, call_get_regs));
-	assert_true(call_passes(CONFINE_SAVER, call_epoll));
+	assert_true(call_passes(CONFINE_LOOP, call_get_regs));
+	assert_false(call_passes(CONFINE_VCPU, call_get_regs));
+	assert_false(call_passes(CONFINE_WORKER, call_get_regs));
 }
 
 int main(void)

@@ -18,12 +18,13 @@
 #include <linux/virtio_fs.h>
 #include <linux/virtio_ids.h>
 
+#include "buf.h"
 #include "cleanup.h"
 #include "log.h"
 #include "virtiofs_internal.h"
 
 #define VIRTIOFS_COMP "virtio-fs"
-#define VIRTIOFS_ANSWER_MS 5000
+#define VIRTIOFS_ANSWER_MS 30000
 
 static_assert(sizeof(struct virtio_fs_config) == VIRTIOFS_TAG_MAX + 4, "configuration layout");
 
@@ -128,47 +129,79 @@ static void virtiofs_on_event(void *ctx, uint32_t events)
 
 /* Waits for the answer to a message of ours. */
 static int virtiofs_await(struct virtiofs *f, uint32_t type, uint8_t *data, size_t room,
-			  size_t *ret_len, struct err *err)
+			  struct fs_trunk_msg *ret, struct err *err)
 {
-	struct fs_trunk_msg msg = {0};
-
+	*ret = (struct fs_trunk_msg){0};
 	for (;;) {
-		int r = virtiofs_trunk_receive(&f->channel, &msg, data, room, VIRTIOFS_ANSWER_MS);
+		int r = virtiofs_trunk_receive(&f->channel, ret, data, room, VIRTIOFS_ANSWER_MS);
 
 		if (r)
 			return err_set(err, r, "wait for harpoon-fs");
-		if (msg.type == type)
+		if (ret->type == type)
 			break;
-		virtiofs_take_message(f, &msg);
+		virtiofs_take_message(f, ret);
 	}
-	if (msg.error)
-		return err_set(err, msg.error, "harpoon-fs answered");
-	*ret_len = msg.len;
-	return 0;
+	return ret->error ? err_set(err, ret->error, "harpoon-fs answered") : 0;
 }
 
-int virtiofs_save(struct virtio_device *dev, uint8_t **ret, size_t *ret_len, struct err *err)
+/* A part of the session from byte `from` on, appended; *ret_len: of all of it. */
+static int virtiofs_save_part(struct virtiofs *f, struct buf *to, size_t from, size_t *ret_len,
+			      struct err *err)
 {
-	struct virtiofs *f = virtiofs_of(dev);
 	cleanup_free uint8_t *data = xmalloc(FS_TRUNK_DATA_MAX);
-	int r = virtiofs_trunk_send(&f->channel, FS_TRUNK_SAVE, 0, NULL, 0);
+	struct fs_trunk_msg msg;
+	int r = virtiofs_trunk_send(&f->channel, FS_TRUNK_SAVE, from, NULL, 0);
 
 	if (r)
 		return err_set(err, r, "ask harpoon-fs for its session");
-	r = virtiofs_await(f, FS_TRUNK_SAVE, data, FS_TRUNK_DATA_MAX, ret_len, err);
-	if (!r)
-		*ret = take_ptr(&data);
-	return r;
+	r = virtiofs_await(f, FS_TRUNK_SAVE, data, FS_TRUNK_DATA_MAX, &msg, err);
+	if (r)
+		return r;
+	if (msg.arg > FS_TRUNK_STATE_MAX || (from && msg.arg != *ret_len) || !msg.len ||
+	    msg.len > msg.arg - from)
+		return err_say(err, -EPROTO,
+			       "harpoon-fs tells its session in parts that do not fit");
+	*ret_len = msg.arg;
+	return buf_append(to, data, msg.len);
 }
 
-int virtiofs_load(struct virtio_device *dev, const uint8_t *state, size_t len, struct err *err)
+static int virtiofs_save(struct virtio_device *dev, uint8_t **ret, size_t *ret_len, struct err *err)
 {
 	struct virtiofs *f = virtiofs_of(dev);
-	int r = virtiofs_trunk_send(&f->channel, FS_TRUNK_LOAD, 0, state, len);
+	cleanup(buf_done) struct buf all;
+	size_t len = 0;
+	int r;
 
+	buf_init(&all, FS_TRUNK_STATE_MAX);
+	do
+		r = virtiofs_save_part(f, &all, all.len, &len, err);
+	while (!r && all.len < len);
 	if (r)
-		return err_set(err, r, "give harpoon-fs its session");
-	return virtiofs_await(f, FS_TRUNK_LOAD, NULL, 0, &len, err);
+		return r;
+	*ret = xmalloc(len);
+	memcpy(*ret, buf_head(&all), len);
+	*ret_len = len;
+	return 0;
+}
+
+static int virtiofs_load(struct virtio_device *dev, const uint8_t *state, size_t len,
+			 struct err *err)
+{
+	struct virtiofs *f = virtiofs_of(dev);
+	struct fs_trunk_msg msg;
+	int r;
+
+	do {
+		size_t n = MIN(len, (size_t)FS_TRUNK_DATA_MAX);
+
+		r = virtiofs_trunk_send(&f->channel, FS_TRUNK_LOAD, len - n, state, n);
+		if (r)
+			return err_set(err, r, "give harpoon-fs its session");
+		r = virtiofs_await(f, FS_TRUNK_LOAD, NULL, 0, &msg, err);
+		state += n;
+		len -= n;
+	} while (!r && len);
+	return r;
 }
 
 void virtiofs_get_stats(struct virtio_device *dev, struct virtiofs_stats *ret)
@@ -282,6 +315,8 @@ static const struct virtio_device_ops virtiofs_ops = {
 	.config_read = virtiofs_config_read,
 	.queue_kick = virtiofs_queue_kick,
 	.stopping = virtiofs_stopping,
+	.save = virtiofs_save,
+	.load = virtiofs_load,
 	.free = virtiofs_free,
 };
 

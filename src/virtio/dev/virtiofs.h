@@ -31,16 +31,12 @@ struct virtiofs_params {
 	void *ctx;
 };
 
-/* Says hello to harpoon-fs, without waiting for it. The device is taken over by a transport. */
-int virtiofs_new(const struct virtiofs_params *params, struct virtio_device **ret, struct err *err);
-
 /*
- * The session as harpoon-fs keeps it, for a VM that is saved. Loop's thread; no request is being served
- * (virtio_device_quiesce()). -EBUSY when the guest has files of it open or knows any.
+ * Says hello to harpoon-fs, without waiting for it. The device is taken over by a transport. Saved with a machine, it has
+ * its session as harpoon-fs keeps it; restored, the guest's files have no descriptors here, and are read and written
+ * through the channel.
  */
-int virtiofs_save(struct virtio_device *dev, uint8_t **ret, size_t *ret_len, struct err *err);
-/* Before the guest runs. */
-int virtiofs_load(struct virtio_device *dev, const uint8_t *state, size_t len, struct err *err);
+int virtiofs_new(const struct virtiofs_params *params, struct virtio_device **ret, struct err *err);
 
 /* For statistics and tests. Any thread. */
 struct virtiofs_stats {

@@ -417,47 +417,56 @@ bool vsock_is_ready(struct virtio_device *dev)
 	return ready;
 }
 
-/* Under the lock: a stream that begins to connect, without its descriptors. */
-static int vsock_connect_new(struct vsock *v, uint32_t host_port, uint32_t guest_port,
-			     struct vsock_stream **ret)
+/* Under the lock: a stream that begins to connect, or goes on. Takes over the descriptors if it succeeds. */
+static int vsock_connect_locked(struct vsock *v, uint32_t host_port, uint32_t guest_port, int rfd,
+				int wfd, struct vsock_stream **ret)
 {
+	struct vsock_stream *s;
+
 	if (!vsock_is_up(v))
 		return -ENOTCONN;
+	*ret = vsock_find_parked(v, host_port, guest_port);
+	if (*ret) {
+		vsock_stream_take_up(*ret, rfd, wfd);
+		return 0;
+	}
 	if (vsock_stream_find(v, host_port, guest_port))
 		return -EADDRINUSE;
-	*ret = vsock_stream_new(v, host_port, guest_port, false);
-	return *ret ? 0 : -ENOSPC;
+	s = vsock_stream_new(v, host_port, guest_port, false);
+	if (!s)
+		return -ENOSPC;
+	s->state = VSOCK_CONNECTING;
+	*ret = s;
+	return vsock_stream_bind(s, rfd, wfd);
 }
 
 int vsock_connect(struct virtio_device *dev, uint32_t host_port, uint32_t guest_port, int rfd,
 		  int wfd, vsock_done_fn done, void *ctx, struct vsock_stream **ret)
 {
 	struct vsock *v = vsock_of(dev);
-	/* The same descriptor twice is closed once. */
-	cleanup_close int own_rfd = rfd, own_wfd = wfd == rfd ? -1 : wfd;
 	struct vsock_stream *s = NULL;
 	int r;
 
 	virtio_device_lock(dev);
-	r = vsock_connect_new(v, host_port, guest_port, &s);
+	r = vsock_connect_locked(v, host_port, guest_port, rfd, wfd, &s);
 	if (!r) {
-		s->state = VSOCK_CONNECTING;
 		s->done = done;
 		s->ctx = ctx;
-		take_fd(&own_rfd);
-		take_fd(&own_wfd);
-		r = vsock_stream_bind(s, rfd, wfd);
-		if (r) {
-			s->done = NULL;
-			vsock_stream_free(s);
+		if (s->state == VSOCK_CONNECTING) {
+			vsock_arm_connect_timeout(s);
+			vsock_stream_want(s, VSOCK_WANT_REQUEST);
 		}
-	}
-	if (!r) {
-		vsock_arm_connect_timeout(s);
-		vsock_stream_want(s, VSOCK_WANT_REQUEST);
 		vsock_pump(v);
 		if (ret)
 			*ret = s;
+	} else if (s) {
+		/* Which has the descriptors by now. */
+		vsock_stream_free(s);
+	} else {
+		if (rfd >= 0)
+			close(rfd);
+		if (wfd >= 0 && wfd != rfd)
+			close(wfd);
 	}
 	virtio_device_unlock(dev);
 	return r;
@@ -542,6 +551,8 @@ static const struct virtio_device_ops vsock_ops = {
 	.config_read = vsock_config_read,
 	.queue_kick = vsock_queue_kick,
 	.reset = vsock_reset,
+	.save = vsock_save,
+	.load = vsock_load,
 	.free = vsock_free,
 };
 

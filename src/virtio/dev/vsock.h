@@ -57,6 +57,11 @@ struct vsock_params {
 	int (*on_connect)(void *ctx, uint32_t host_port, uint32_t guest_port,
 			  struct vsock_accept *ret);
 	void *ctx;
+	/*
+	 * Of the streams of a machine that was saved, those from smaller ports of the host are over when it is restored:
+	 * the guest finds out when it uses them.
+	 */
+	uint32_t kept_from_port;
 	/* How long vsock_connect() waits for the answer of a guest that runs; 0 = VSOCK_CONNECT_TIMEOUT_MS. */
 	uint32_t connect_timeout_ms;
 };
@@ -65,7 +70,8 @@ struct vsock_params {
 int vsock_new(const struct vsock_params *params, struct virtio_device **ret, struct err *err);
 
 /*
- * Connects to guest_port from host_port (a port of the caller's choice; the pair must not be in use).
+ * Connects to guest_port from host_port (a port of the caller's choice; the pair must not be in use). In a machine that
+ * was saved with a stream between the two, and restored, it goes on where it was: every byte under way comes out once.
  * rfd or wfd may be -1: that direction then is over from the start; rfd == wfd (a socket) is allowed:
  * it is shut down per direction and closed once. Both are taken over, also on failure. -EADDRINUSE,
  * -ENOSPC (VSOCK_STREAMS_MAX), -ENOTCONN (no driver in the guest, or the device broke). The handle in

@@ -65,8 +65,10 @@ int vsock_stream_bind(struct vsock_stream *s, int rfd, int wfd)
 /* Ends one direction's use of its descriptor: a socket for both is shut down by halves. */
 static void vsock_stream_close_read(struct vsock_stream *s)
 {
-	if (s->rfd < 0)
+	if (s->rfd < 0) {
+		s->rfd = -1;
 		return;
+	}
 	if (s->one_fd && s->wfd >= 0) {
 		shutdown(s->rfd, SHUT_RD);
 	} else {
@@ -80,8 +82,10 @@ static void vsock_stream_close_read(struct vsock_stream *s)
 static void vsock_stream_close_write(struct vsock_stream *s)
 {
 	vsock_stream_drop_buf(s);
-	if (s->wfd < 0)
+	if (s->wfd < 0) {
+		s->wfd = -1;
 		return;
+	}
 	if (s->one_fd && s->rfd >= 0) {
 		shutdown(s->wfd, SHUT_WR);
 	} else {
@@ -103,7 +107,7 @@ void vsock_stream_release(struct vsock_stream *s)
 
 void vsock_stream_end_read(struct vsock_stream *s, int err)
 {
-	if (s->rfd < 0)
+	if (s->rfd == -1)
 		return;
 	vsock_stream_close_read(s);
 	if (!s->err)
@@ -114,10 +118,9 @@ void vsock_stream_end_read(struct vsock_stream *s, int err)
 	vsock_stream_check_end(s);
 }
 
-/* wfd takes no more. err 0: in order, the guest said it was all. */
-static void vsock_stream_end_write(struct vsock_stream *s, int err)
+void vsock_stream_end_write(struct vsock_stream *s, int err)
 {
-	if (s->wfd < 0)
+	if (s->wfd == -1)
 		return;
 	/* What waited for it counts as consumed. */
 	s->fwd_cnt += s->buf_len;
@@ -218,7 +221,7 @@ void vsock_stream_deliver(struct vsock_stream *s, size_t off, uint32_t len)
 		off += (size_t)n;
 		len -= (uint32_t)n;
 	}
-	if (s->wfd < 0)
+	if (s->wfd == -1)
 		vsock_stream_consumed(s, len);
 	else if (len)
 		vsock_stream_keep(s, iov, v->chain.nr_readable, off, len);

@@ -1,7 +1,7 @@
 /*
  * virtio-vsock, between its files: vsock.c (queues, packets, who may connect), vsock_stream.c (one stream:
- * credit, packets, ends) and vsock_fd.c (its descriptors and buffer). Everything under dev->lock unless it
- * says otherwise.
+ * credit, packets, ends), vsock_fd.c (its descriptors and buffer) and vsock_save.c (streams of a machine that is
+ * saved). Everything under dev->lock unless it says otherwise.
  */
 #pragma once
 
@@ -30,6 +30,9 @@
 #define VSOCK_WANT_CREDIT_UPDATE 0x08u
 #define VSOCK_WANT_SHUTDOWN 0x10u
 
+/* In place of a descriptor: there will be one, when the stream is taken up. */
+#define VSOCK_FD_LATER (-2)
+
 #define VSOCK_SHUTDOWN_BOTH (VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND)
 
 enum vsock_state {
@@ -52,6 +55,7 @@ struct vsock_stream {
 	enum vsock_state state;
 	bool by_guest; /* the guest opened it */
 	bool over, gone;
+	bool parked; /* of a restored machine: nobody has taken it up yet; it is not over before */
 	uint32_t host_port, guest_port;
 	uint32_t want;
 	int err;
@@ -60,14 +64,14 @@ struct vsock_stream {
 	struct loop_timer timer; /* loop's thread */
 
 	/* To the guest. Credit is what the peer's buffer has left for us (5.10.6.3). */
-	int rfd; /* owned; -1 = this direction is over */
+	int rfd; /* owned; -1 = this direction is over; VSOCK_FD_LATER */
 	struct loop_watch *rwatch;
 	bool r_ready; /* reading may give something: set by the edge, cleared by EAGAIN */
 	bool credit_asked;
 	uint32_t tx_cnt, peer_fwd_cnt, peer_buf_alloc;
 
 	/* From the guest: what wfd does not take now waits in buf (a ring, NULL when empty). */
-	int wfd;     /* owned; -1 = this direction is over */
+	int wfd;     /* owned; -1 = this direction is over; VSOCK_FD_LATER */
 	bool one_fd; /* rfd and wfd were the same: a socket, rwatch serves both */
 	struct loop_watch *wwatch;
 	bool w_ready;
@@ -136,6 +140,15 @@ void vsock_stream_void(struct vsock_stream *s, int err);
 /* Both directions over? Then the end is near. */
 void vsock_stream_check_end(struct vsock_stream *s);
 
+/* --- vsock_save.c; loop's thread --------------------------------------------------------------------- */
+
+int vsock_save(struct virtio_device *dev, uint8_t **ret, size_t *ret_len, struct err *err);
+int vsock_load(struct virtio_device *dev, const uint8_t *state, size_t len, struct err *err);
+/* The stream of a restored machine that waits to be taken up; NULL = none does. */
+struct vsock_stream *vsock_find_parked(struct vsock *v, uint32_t host_port, uint32_t guest_port);
+/* Takes over the descriptors. What has ended meanwhile, and what is not wanted any more, is told to both sides. */
+void vsock_stream_take_up(struct vsock_stream *s, int rfd, int wfd);
+
 /* --- vsock_fd.c; loop's thread --------------------------------------------------------------------- */
 
 /* Takes over the descriptors, also on failure (the stream is then to be aborted). */
@@ -144,6 +157,8 @@ int vsock_stream_bind(struct vsock_stream *s, int rfd, int wfd);
 void vsock_stream_release(struct vsock_stream *s);
 /* rfd gives no more (err: why, 0 = its end), or nobody wants it: the guest is told. */
 void vsock_stream_end_read(struct vsock_stream *s, int err);
+/* wfd takes no more: err, or 0 = in order, the guest said it was all. */
+void vsock_stream_end_write(struct vsock_stream *s, int err);
 /* Empties the buffer into wfd as far as it goes, and ends that direction when the guest said it was all. */
 void vsock_stream_flush(struct vsock_stream *s);
 /* [off, off + len) of v->chain's readable buffers to wfd, or kept for it: the credit has room. */

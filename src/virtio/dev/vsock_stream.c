@@ -154,7 +154,7 @@ void vsock_stream_abort(struct vsock_stream *s, int err)
 
 void vsock_stream_check_end(struct vsock_stream *s)
 {
-	if (s->over || s->state != VSOCK_OPEN || s->rfd >= 0 || s->wfd >= 0)
+	if (s->over || s->parked || s->state != VSOCK_OPEN || s->rfd != -1 || s->wfd != -1)
 		return;
 	if (s->shut_peer == VSOCK_SHUTDOWN_BOTH) {
 		s->want = 0;
@@ -228,7 +228,7 @@ static void vsock_stream_receive_rst(struct vsock_stream *s)
 	list_remove(&s->hash);
 	list_remove(&s->work);
 	s->shut_peer = VSOCK_SHUTDOWN_BOTH;
-	if (s->wfd >= 0 && !s->err)
+	if (s->wfd != -1 && !s->err)
 		s->err = err;
 	vsock_stream_end_read(s, -ECONNRESET);
 	vsock_stream_flush(s);
