@@ -167,8 +167,9 @@ static int spawn_join_cgroups(const struct spawn_params *p, const struct spawn_c
 
 	for (size_t i = 0; i < p->nr_cgroup_fds; i++)
 		if (write(p->cgroup_fds[i], text, len) != (ssize_t)len)
-			return err_set(err, -errno, "start '%s': move pid %d into its cgroup",
-				       p->path, (int)c->pid);
+			return err_set(err, -errno, "start '%s': move pid %d into its cgroup%s",
+				       p->path, (int)c->pid,
+				       errno == EBUSY ? " (is it a folder of others?)" : "");
 	return 0;
 }
 

@@ -44,6 +44,11 @@ def host_file(box, name, controller, file):
     return None
 
 
+def host_folders(box, name):
+    """Its cgroups: one, or with version 1 one for each hierarchy."""
+    return [folder for pattern in ("", "*/") for folder in CGROUPS.glob(f"{pattern}{box.daemon.namespace}/{name}")]
+
+
 def needs_version_1():
     if not (CGROUPS / "memory/cgroup.procs").exists():
         pytest.skip("looks at files of cgroup version 1")
@@ -60,10 +65,10 @@ def test_host_cgroup_holds_every_process_of_the_vm(box):
     for line in lines:
         _, controllers, path = line.split(":", 2)
         assert path.endswith(f"/{box.daemon.namespace}/{name}"), line
-        for folder in CGROUPS.glob(f"*/{box.daemon.namespace}/{name}"):
+        for folder in host_folders(box, name):
             procs = set(map(int, (folder / "cgroup.procs").read_text().split()))
             assert inside <= procs and shim not in procs, (controllers, folder, procs)
-    folders = list(CGROUPS.glob(f"*/{box.daemon.namespace}/{name}"))
+    folders = host_folders(box, name)
     assert len(folders) == len(lines)
     box.kill_and_delete(name)
     assert not [folder for folder in folders if folder.exists()]
@@ -72,9 +77,9 @@ def test_host_cgroup_holds_every_process_of_the_vm(box):
 @pytest.mark.harpoon
 def test_host_cgroup_goes_when_the_shim_was_killed(box):
     name = box.detached("sleep", "1000")
-    assert list(CGROUPS.glob(f"*/{box.daemon.namespace}/{name}"))
+    assert host_folders(box, name)
     os.kill(box.shim_pid(name), signal.SIGKILL)
-    assert wait_until(lambda: not list(CGROUPS.glob(f"*/{box.daemon.namespace}/{name}")), 20, 0.1)
+    assert wait_until(lambda: not host_folders(box, name), 20, 0.1)
     box.daemon.remove(name)
 
 

@@ -504,6 +504,8 @@ def spec_with_hooks(box, cni, folder, *argv):
     tarfile.open(fileobj=io.BytesIO(images.busybox_layer())).extractall(folder / "rootfs")
     spec = json.loads(box.ctr("oci", "spec").out)
     spec["root"]["path"] = str(folder / "rootfs")
+    # What is there otherwise is the folder of all
+    spec["linux"]["cgroupsPath"] = f"/{box.daemon.namespace}/{box.name()}"
     spec["process"].update(args=list(argv), env=["PATH=/bin"])
     spec["hooks"] = {
         "createRuntime": [{"path": str(hook), "args": ["hook", "ADD"]}],

@@ -22,7 +22,8 @@
 
 #include "virtio.h"
 
-#define VSOCK_STREAMS_MAX 512
+/* Hundreds of commands at once, with three streams each. */
+#define VSOCK_STREAMS_MAX 2048
 /* Bytes from the guest that may wait for their readers, all streams together. */
 #define VSOCK_BYTES_MAX (32u << 20)
 #define VSOCK_HOST_CID 2

@@ -16,6 +16,7 @@
 #define VSOCK_PACKET_MAX (64u << 10) /* payload of one packet, either way */
 #define VSOCK_BUF_SIZE (256u << 10)  /* most that waits for one reader; power of two */
 #define VSOCK_BUF_SMALL (32u << 10)  /* credit once half of VSOCK_BYTES_MAX is promised */
+#define VSOCK_BUF_TINY (4u << 10)    /* credit once three quarters are */
 #define VSOCK_SPARES_MAX 4	     /* empty buffers kept */
 /* A peer's buffer counts for no more than this: sequence numbers must stay comparable. */
 #define VSOCK_PEER_CREDIT_MAX (1u << 30)

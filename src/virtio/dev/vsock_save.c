@@ -99,7 +99,8 @@ int vsock_save(struct virtio_device *dev, uint8_t **ret, size_t *ret_len, struct
 static bool vsock_saved_is_sound(const struct vsock_saved *x)
 {
 	return !(x->flags & ~VSOCK_SAVED_FLAGS) && !(x->want & ~VSOCK_SAVED_WANTS) &&
-	       (x->buf_alloc == VSOCK_BUF_SIZE || x->buf_alloc == VSOCK_BUF_SMALL) &&
+	       (x->buf_alloc == VSOCK_BUF_SIZE || x->buf_alloc == VSOCK_BUF_SMALL ||
+		x->buf_alloc == VSOCK_BUF_TINY) &&
 	       x->buf_len <= x->buf_alloc && x->rx_cnt - x->fwd_cnt == x->buf_len &&
 	       x->peer_buf_alloc <= VSOCK_PEER_CREDIT_MAX &&
 	       (int32_t)(x->tx_cnt - x->peer_fwd_cnt) >= 0 &&

@@ -60,6 +60,14 @@ static bool vsock_stream_has_room(struct vsock *v, bool by_guest)
 	return true;
 }
 
+/* The more streams there are, the less each may have waiting. */
+static uint32_t vsock_stream_allowance(const struct vsock *v)
+{
+	if (v->promised < VSOCK_BYTES_MAX / 2)
+		return VSOCK_BUF_SIZE;
+	return v->promised < VSOCK_BYTES_MAX / 4 * 3 ? VSOCK_BUF_SMALL : VSOCK_BUF_TINY;
+}
+
 struct vsock_stream *vsock_stream_new(struct vsock *v, uint32_t host_port, uint32_t guest_port,
 				      bool by_guest)
 {
@@ -73,7 +81,7 @@ struct vsock_stream *vsock_stream_new(struct vsock *v, uint32_t host_port, uint3
 	s->host_port = host_port;
 	s->guest_port = guest_port;
 	s->rfd = s->wfd = -1;
-	s->buf_alloc = v->promised < VSOCK_BYTES_MAX / 2 ? VSOCK_BUF_SIZE : VSOCK_BUF_SMALL;
+	s->buf_alloc = vsock_stream_allowance(v);
 	v->promised += s->buf_alloc;
 	v->nr_streams++;
 	v->nr_by_guest += by_guest;
@@ -84,12 +92,13 @@ struct vsock_stream *vsock_stream_new(struct vsock *v, uint32_t host_port, uint3
 	return s;
 }
 
-static_assert(VSOCK_STREAMS_MAX * VSOCK_BUF_SMALL + VSOCK_BYTES_MAX / 2 <= VSOCK_BYTES_MAX,
+static_assert(VSOCK_STREAMS_MAX * VSOCK_BUF_TINY + VSOCK_BYTES_MAX / 4 * 3 <= VSOCK_BYTES_MAX,
 	      "the sum of all credit");
 
-/* The last full-size promise may begin just below the half. */
-static_assert(VSOCK_BYTES_MAX / 2 % VSOCK_BUF_SIZE == 0,
-	      "full-size promises fill the half exactly");
+/* The last larger promise may begin just below its share. */
+static_assert(VSOCK_BYTES_MAX / 2 % VSOCK_BUF_SIZE == 0 &&
+		      VSOCK_BYTES_MAX / 4 % VSOCK_BUF_SMALL == 0,
+	      "larger promises fill their shares exactly");
 
 void vsock_stream_free(struct vsock_stream *s)
 {
