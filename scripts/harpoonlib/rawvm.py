@@ -1,6 +1,7 @@
 """A bare machine of harpoon-vmm or of QEMU on KVM, without a shim: what bench/vmm compares."""
 
 import array
+import fcntl
 import os
 import re
 import selectors
@@ -24,7 +25,7 @@ APPEND = (
 
 # src/vmm/vmm_control.h
 MACHINE, DEVICE, START, ATTACH = 1, 2, 3, 7
-KIND_VSOCK, KIND_RNG, KIND_BALLOON, KIND_BLK, KIND_FS = 1, 2, 3, 4, 6
+KIND_VSOCK, KIND_RNG, KIND_BALLOON, KIND_BLK, KIND_NET, KIND_FS = 1, 2, 3, 4, 5, 6
 EVENT_RUNNING, EVENT_HELLO = 1, 2
 VERSION, REQUEST_LEN, EVENT_LEN, EVENT_TEXT = 2, 2024, 240, 16
 STREAM_BOTH_WAYS = 7
@@ -46,15 +47,35 @@ class Spawned:
 
 
 # A guest of bench/vmmguest.c
-GUEST_CID, GUEST_PORT = 3, 1024
+GUEST_CID, GUEST_PORT, GUEST_ADDRESS, HOST_ADDRESS = 3, 1024, "10.78.0.2", "10.78.0.1"
+TAP, MAC = "vmmbench", "02:00:00:00:78:02"
+# linux/if_tun.h
+TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
+IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 2, 0x1000, 0x4000
+OFFLOADS = 0xF  # TUN_F_CSUM, TSO4, TSO6, TSO_ECN
+NET_HEADER = 12
+
+
+def make_tap():
+    subprocess.run(["ip", "tuntap", "add", TAP, "mode", "tap", "vnet_hdr"], check=True)
+    subprocess.run(["ip", "addr", "add", f"{HOST_ADDRESS}/24", "dev", TAP], check=True)
+    subprocess.run(["ip", "link", "set", TAP, "up"], check=True)
+
+
+def open_tap():
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", TAP.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+    fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", NET_HEADER))
+    fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS)
+    return fd
 
 
 class Machine:
-    """One boot. Its processes are children and end with the `with`. With a disk the guest is bench/vmmguest.c's: there is
-    no file server then, and connect() gives connections over vsock."""
+    """One boot. Its processes are children and end with the `with`. With a disk the guest is bench/vmmguest.c's, has the
+    tap and the shared folder besides, and connect() gives connections over vsock."""
 
-    def __init__(self, mem_mib, initrd=paths.INITRD, disk=None):
-        self.mem_mib, self.initrd, self.disk = mem_mib, initrd, disk
+    def __init__(self, mem_mib, initrd=paths.INITRD, disk=None, folder=None):
+        self.mem_mib, self.initrd, self.disk, self.folder = mem_mib, initrd, disk, folder
         self.control = self.console = None
         self.nr_streams = 0
         self.children, self.fds = [], []
@@ -71,6 +92,9 @@ class Machine:
         for item in self.fds:
             item.close()
 
+    def last_words(self):
+        return _rest(self.console) if self.console else ""
+
     def pair(self, kind):
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         self.fds += [ours, theirs]
@@ -84,7 +108,10 @@ class Machine:
 
     def start_fs(self, option, channel):
         control, theirs = self.pair(socket.SOCK_SEQPACKET)
-        self.spawn([FS, f"{option}={channel.fileno()}", f"--control-fd={theirs.fileno()}"], [channel, theirs])
+        command = [FS, f"{option}={channel.fileno()}", f"--control-fd={theirs.fileno()}"]
+        if self.folder:
+            command.append(f"--export=bench={self.folder}")
+        self.spawn(command, [channel, theirs])
         theirs.close()
         channel.close()
         return control
@@ -108,9 +135,8 @@ class Harpoon(Machine):
         console, console_end = self.pair(socket.SOCK_STREAM)
         self.control, self.console = control, console
         console.setblocking(False)
-        if not self.disk:
-            trunk, fs_end = self.pair(socket.SOCK_SEQPACKET)
-            self.start_fs("--vmm-fd", fs_end)
+        trunk, fs_end = self.pair(socket.SOCK_SEQPACKET)
+        self.start_fs("--vmm-fd", fs_end)
         self.monitor = Spawned(VMM, theirs.fileno())
         self.children.append(self.monitor)
         theirs.close()
@@ -122,20 +148,23 @@ class Harpoon(Machine):
             os.close(fd)
         console_end.close()
         self._request(control, DEVICE, struct.pack("<IIQ", KIND_VSOCK, 0, GUEST_CID))
-        if self.disk:
-            with open(self.disk, "r+b") as disk:
-                self._request(control, DEVICE, struct.pack("<IIQ", KIND_BLK, 0, 0), [disk.fileno()])
-        else:
-            self._request(control, DEVICE, struct.pack("<IIQI6s", KIND_FS, 0, 0, 0, b"") + b"harpoon", [trunk.fileno()])
-            trunk.close()
+        self._request(control, DEVICE, struct.pack("<IIQI6s", KIND_FS, 0, 0, 0, b"") + b"harpoon", [trunk.fileno()])
+        trunk.close()
         self._request(control, DEVICE, struct.pack("<IIQ", KIND_BALLOON, 0, 0))
         self._request(control, DEVICE, struct.pack("<IIQ", KIND_RNG, 0, 0))
+        if self.disk:
+            self._add_disk_and_tap(control)
         self._request(control, START)
         self._wait(control, console)
         self.seconds = time.monotonic() - begin
 
-    def last_words(self):
-        return _rest(self.console)
+    def _add_disk_and_tap(self, control):
+        with open(self.disk, "r+b") as disk:
+            self._request(control, DEVICE, struct.pack("<IIQ", KIND_BLK, 0, 0), [disk.fileno()])
+        tap = open_tap()
+        mac = bytes.fromhex(MAC.replace(":", ""))
+        self._request(control, DEVICE, struct.pack("<IIQI6s", KIND_NET, 0, 0, OFFLOADS, mac), [tap])
+        os.close(tap)
 
     def connect(self):
         """A connection to the guest; whoever has it closes it."""
@@ -200,21 +229,27 @@ class Qemu(Machine):
         self.seconds = time.monotonic() - begin
 
     def boot_with_disk(self):
-        """vsock is the kernel's (vhost), the disk has a thread of its own: as fast as QEMU can."""
+        """vsock is the host kernel's (vhost), the disk has a thread of its own. Tap and file system are QEMU's own part."""
         subprocess.run(["modprobe", "vhost_vsock"], check=True)
         begin = time.monotonic()
         console = self.disk + ".console"
+        fs, fs_end = self.pair(socket.SOCK_STREAM)
+        self.start_fs("--vhost-user-fd", fs_end)
         command = self.command(
             "-chardev", f"file,id=console,path={console}",
             "-device", f"vhost-vsock-device,guest-cid={GUEST_CID}", "-object", "iothread,id=disk",
             "-drive", f"if=none,id=disk,file={self.disk},format=raw,cache=writeback,aio=threads",
             "-device", "virtio-blk-device,drive=disk,iothread=disk",
+            "-netdev", f"tap,id=net,ifname={TAP},script=no,downscript=no",
+            "-device", f"virtio-net-device,netdev=net,mac={MAC}", "-chardev", f"socket,id=fs,fd={fs.fileno()}",
+            "-device", "vhost-user-fs-device,chardev=fs,queue-size=1024,tag=harpoon",
         )  # fmt: skip
         with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listener:
             listener.bind((socket.VMADDR_CID_ANY, GUEST_PORT))
             listener.listen()
             listener.settimeout(READY_S)
-            self.monitor = self.spawn(command, [])
+            self.monitor = self.spawn(command, [fs])
+            fs.close()
             try:
                 with listener.accept()[0] as agent:
                     agent.recv(64)

@@ -18,6 +18,21 @@ static int px_name_compare(const void *a, const void *b)
 	return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
+/* What reads the table may take it for text. */
+static void px_note_name(const char *name)
+{
+	char text[4 * 40 + 1];
+	size_t len = 0;
+
+	for (size_t i = 0; name[i] && i < 40; i++) {
+		unsigned char c = (unsigned char)name[i];
+
+		len += (size_t)snprintf(text + len, sizeof(text) - len,
+					c < 0x20 || c >= 0x7f ? "\\x%02x" : "%c", c);
+	}
+	px_note("%s", text);
+}
+
 static void px_list(const char *path)
 {
 	static char list[65536];
@@ -33,7 +48,7 @@ static void px_list(const char *path)
 		names[nr++] = list + at;
 	qsort(names, nr, sizeof(names[0]), px_name_compare);
 	for (size_t i = 0; i < nr; i++)
-		px_note("%.40s", names[i]);
+		px_note_name(names[i]);
 }
 
 static char px_name_255[300], px_name_256[300];
