@@ -55,6 +55,34 @@ static int io_set_flag(int fd, int get, int set, int flag, bool on)
 	return fcntl(fd, set, flags) < 0 ? -errno : 0;
 }
 
+int io_pread_full(int fd, void *data, size_t len, off_t offset)
+{
+	for (size_t done = 0; done < len;) {
+		ssize_t n = pread(fd, (char *)data + done, len - done, offset + (off_t)done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -ENODATA;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+int io_pwrite_full(int fd, const void *data, size_t len, off_t offset)
+{
+	for (size_t done = 0; done < len;) {
+		ssize_t n = pwrite(fd, (const char *)data + done, len - done, offset + (off_t)done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
 int io_set_nonblock(int fd, bool on)
 {
 	return io_set_flag(fd, F_GETFL, F_SETFL, O_NONBLOCK, on);

@@ -11,6 +11,9 @@
 /* Exactly len bytes; io_read_full answers the bytes read, fewer only at end of file. */
 ssize_t io_read_full(int fd, void *data, size_t len);
 int io_write_full(int fd, const void *data, size_t len);
+/* The same somewhere in a file. -ENODATA: it ends before. */
+int io_pread_full(int fd, void *data, size_t len, off_t offset);
+int io_pwrite_full(int fd, const void *data, size_t len, off_t offset);
 int io_set_nonblock(int fd, bool on);
 int io_set_cloexec(int fd, bool on);
 

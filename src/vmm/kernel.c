@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io.h"
 #include "util.h"
 
 #define KERNEL_PHDRS_MAX 64
@@ -20,39 +21,23 @@
 #error "no guest architecture"
 #endif
 
-/* Part of the file at host memory `to`, by reading. */
-static int kernel_read(int fd, uint8_t *to, uint64_t offset, uint64_t len)
-{
-	while (len) {
-		ssize_t n = pread(fd, to, len, (off_t)offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -ENODATA;
-		to += n;
-		offset += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
-	return 0;
-}
-
-/* As above; whole pages that lie alike in file and memory are mapped. */
+/* Part of the file at host memory `to`: whole pages that lie alike in file and memory are mapped. */
 static int kernel_place(int fd, uint8_t *to, uint64_t offset, uint64_t len)
 {
 	uint64_t head = (KERNEL_PAGE - (uintptr_t)to % KERNEL_PAGE) % KERNEL_PAGE, whole;
 	int r;
 
 	if ((uintptr_t)to % KERNEL_PAGE != offset % KERNEL_PAGE || len < head + KERNEL_PAGE)
-		return kernel_read(fd, to, offset, len);
-	r = kernel_read(fd, to, offset, head);
+		return io_pread_full(fd, to, len, (off_t)offset);
+	r = io_pread_full(fd, to, head, (off_t)offset);
 	if (r)
 		return r;
 	whole = (len - head) / KERNEL_PAGE * KERNEL_PAGE;
 	if (mmap(to + head, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
 		 fd, (off_t)(offset + head)) == MAP_FAILED)
 		return -errno;
-	return kernel_read(fd, to + head + whole, offset + head + whole, len - head - whole);
+	return io_pread_full(fd, to + head + whole, len - head - whole,
+			     (off_t)(offset + head + whole));
 }
 
 static int kernel_load_segment(int fd, const struct guest_mem *mem, const Elf64_Phdr *p,
@@ -102,13 +87,13 @@ int kernel_load(int fd, const struct guest_mem *mem, uint64_t min, struct kernel
 
 	if (fstat(fd, &st))
 		return err_set(err, -errno, "look at the kernel");
-	if (kernel_read(fd, (uint8_t *)&h, 0, sizeof(h)))
+	if (io_pread_full(fd, &h, sizeof(h), 0))
 		return err_say(err, -ENOEXEC, "the kernel is shorter than an ELF header");
 	r = kernel_check_header(&h, err);
 	for (unsigned int i = 0; i < h.e_phnum && !r; i++) {
 		Elf64_Phdr p;
 
-		if (kernel_read(fd, (uint8_t *)&p, h.e_phoff + i * sizeof(p), sizeof(p)))
+		if (io_pread_full(fd, &p, sizeof(p), (off_t)(h.e_phoff + i * sizeof(p))))
 			return err_say(err, -ENOEXEC, "the kernel's program headers are cut off");
 		if (p.p_type != PT_LOAD || !p.p_memsz)
 			continue;

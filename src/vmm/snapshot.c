@@ -154,22 +154,6 @@ static bool snapshot_is_zero(const uint8_t *page)
 	return !page[0] && !memcmp(page, page + 1, SNAPSHOT_PAGE - 1);
 }
 
-static int snapshot_write_at(int fd, const uint8_t *data, uint64_t len, uint64_t offset)
-{
-	while (len) {
-		ssize_t n = pwrite(fd, data, len, (off_t)offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EIO;
-		data += n;
-		offset += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
-	return 0;
-}
-
 static int snapshot_write_region(const struct guest_mem_region *r, int fd, uint64_t offset)
 {
 	uint64_t at = 0;
@@ -185,7 +169,7 @@ static int snapshot_write_region(const struct guest_mem_region *r, int fd, uint6
 		while (at + len < r->len && len < SNAPSHOT_RUN_MAX * SNAPSHOT_PAGE &&
 		       !snapshot_is_zero(r->host + at + len))
 			len += SNAPSHOT_PAGE;
-		e = snapshot_write_at(fd, r->host + at, len, offset + at);
+		e = io_pwrite_full(fd, r->host + at, len, (off_t)(offset + at));
 		if (e)
 			return e;
 		at += len;
@@ -216,22 +200,6 @@ static int snapshot_map_region(const struct guest_mem_region *r, int fd, uint64_
 	return 0;
 }
 
-static int snapshot_read_at(int fd, uint8_t *data, uint64_t len, uint64_t offset)
-{
-	while (len) {
-		ssize_t n = pread(fd, data, len, (off_t)offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EIO;
-		data += n;
-		offset += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
-	return 0;
-}
-
 /* Where it has holes there is nothing to copy: the memory is fresh. */
 static int snapshot_copy_region(const struct guest_mem_region *r, int fd, uint64_t offset)
 {
@@ -249,8 +217,7 @@ static int snapshot_copy_region(const struct guest_mem_region *r, int fd, uint64
 		if (stop < 0)
 			return -errno;
 		stop = MIN(stop, end);
-		e = snapshot_read_at(fd, r->host + ((uint64_t)at - offset), (uint64_t)(stop - at),
-				     (uint64_t)at);
+		e = io_pread_full(fd, r->host + ((uint64_t)at - offset), (size_t)(stop - at), at);
 		if (e)
 			return e;
 	}
