@@ -172,6 +172,7 @@ static int fs_trunk_save(struct fs_trunk *t)
 	struct fs_trunk_msg msg = {.type = FS_TRUNK_SAVE};
 	uint64_t from = t->in.msg.arg;
 	const uint8_t *data = NULL;
+	int r;
 
 	if (!from) {
 		fs_trunk_drop_state(t);
@@ -187,7 +188,11 @@ static int fs_trunk_save(struct fs_trunk *t)
 		msg.len = (uint32_t)MIN(t->state_len - from, (size_t)FS_TRUNK_DATA_MAX);
 		data = t->state + from;
 	}
-	return fs_trunk_answer(t, &msg, data);
+	r = fs_trunk_answer(t, &msg, data);
+	/* All of it was told. */
+	if (!msg.error && from + msg.len == t->state_len)
+		fs_trunk_drop_state(t);
+	return r;
 }
 
 static int fs_trunk_load_state(struct fs_trunk *t)
