@@ -143,12 +143,14 @@ static void drain(int sock)
 static bool send_trunk(struct server *s, const struct message *m)
 {
 	uint8_t buf[sizeof(struct fs_trunk_msg) + MESSAGE_MAX];
-	struct fs_trunk_msg msg = {.type = m->where >> 2 & 7, .len = (uint32_t)m->len, .arg = 1};
+	struct fs_trunk_msg msg = {.type = m->where >> 2 & 7, .len = (uint32_t)m->len};
 	bool is_raw = m->where & 0x40;
 	size_t head = is_raw ? 0 : sizeof(msg), nr = 0;
 	int fds[IO_FDS_MAX], r;
 	struct err err;
 
+	/* Of SAVE and LOAD: whole, or a part. */
+	msg.arg = msg.type == FS_TRUNK_HELLO ? FS_CHANNEL_VERSION : m->what >> 5;
 	memcpy(buf, &msg, head);
 	memcpy(buf + head, m->bytes, m->len);
 	if (head + m->len == 0)
