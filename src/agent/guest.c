@@ -172,12 +172,22 @@ static int guest_move_clock(int64_t by_ns, struct err *err)
 		       : 0;
 }
 
-int guest_adjust_clock(const struct agent_params *params, int64_t by_ns, int64_t *ret_now_ns,
-		       struct err *err)
+static int guest_slew_clock(int64_t by_ns, struct err *err)
+{
+	struct timex t = {.modes = ADJ_OFFSET_SINGLESHOT, .offset = (long)(by_ns / 1000)};
+
+	return adjtimex(&t) < 0
+		       ? err_set(err, -errno, "slew the clock by %lld ns", (long long)by_ns)
+		       : 0;
+}
+
+int guest_adjust_clock(const struct agent_params *params, int64_t by_ns, bool gradual,
+		       int64_t *ret_now_ns, struct err *err)
 {
 	struct timespec ts;
 
-	if (params->is_guest_init && by_ns && guest_move_clock(by_ns, err))
+	if (params->is_guest_init && by_ns &&
+	    (gradual ? guest_slew_clock(by_ns, err) : guest_move_clock(by_ns, err)))
 		return err->code;
 	clock_gettime(CLOCK_REALTIME, &ts);
 	*ret_now_ns = (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;

@@ -19,9 +19,12 @@ int guest_open_channel(struct err *err);
 /* Clock, entropy, hostname. Does nothing of that when the agent is not a guest's init. */
 int guest_configure(const struct agent_params *params, const AGENT_PB(ConfigureRequest) * r,
 		    struct err *err);
-/* Moves the wall clock, if the agent is a guest's init, and tells what it says then. */
-int guest_adjust_clock(const struct agent_params *params, int64_t by_ns, int64_t *ret_now_ns,
-		       struct err *err);
+/*
+ * Moves the wall clock, if the agent is a guest's init, and tells what it says then. gradual: not in one step; it runs
+ * 500 ppm slower or faster until that is done (adjtime(3)).
+ */
+int guest_adjust_clock(const struct agent_params *params, int64_t by_ns, bool gradual,
+		       int64_t *ret_now_ns, struct err *err);
 /* driver: its folder in sysfs; file: "bind" or "unbind"; name: the device's on its bus. Negative errno on failure. */
 int guest_tell_driver(const char *driver, const char *file, const char *name);
 /* Mounts, cgroups, loopback: after the greeting, and by CreateContainer at the latest. Idempotent. */

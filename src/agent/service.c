@@ -59,7 +59,7 @@ static void service_clock(struct rpc_call *call, const ProtobufCMessage *request
 	struct agent *a = ctx;
 	struct err err = {0};
 
-	if (guest_adjust_clock(a->params, r->adjust_ns, &response.realtime_ns, &err))
+	if (guest_adjust_clock(a->params, r->adjust_ns, r->gradual, &response.realtime_ns, &err))
 		rpc_fail_err(call, &err);
 	else
 		rpc_reply(call, &response.base);

@@ -195,8 +195,12 @@ static int jail_set_limits(const struct spawn_jail *jail)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
-		const struct rlimit l = {.rlim_cur = limits[i].value, .rlim_max = limits[i].value};
+		struct rlimit l;
 
+		if (getrlimit(limits[i].resource, &l))
+			return -errno;
+		/* Never more than we have: not every host's root may raise that. */
+		l.rlim_cur = l.rlim_max = MIN((rlim_t)limits[i].value, l.rlim_max);
 		if (setrlimit(limits[i].resource, &l))
 			return -errno;
 	}

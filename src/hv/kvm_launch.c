@@ -32,7 +32,7 @@
 #define KVM_TAP_HEADER 12
 #define KVM_TAP_OFFLOADS (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
 /* Streams, and files that harpoon-fs lets it read and write directly. */
-#define KVM_FILES_MAX 20480
+#define KVM_FILES_MAX 16384
 /* The loop, the vCPUs, a worker for each queue that may block: one of each disk, some of the file system. */
 #define KVM_THREADS_MAX(nr_vcpus) ((nr_vcpus) + 1 + 16 + HV_DISKS_MAX)
 /* Requests that may be on their way: a thousand; it reads them as they come. */

@@ -7,19 +7,32 @@
  * tells best how far it is off, and by that much it is set right, in one step of its kernel, however long this last
  * message is under way.
  *
+ * A container that runs for long is looked after every ten minutes: crystals differ, and the host's clock is corrected
+ * by others. When the host's clock is set, or the host has slept, the timer says so at once (timerfd_create(2),
+ * TFD_TIMER_CANCEL_ON_SET).
+ *
  * What the agent answers is a hostile number. It comes back to it as a difference, and is used for nothing else.
  *
  * Thread: the loop's.
  */
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "cleanup.h"
 #include "container.h"
+#include "log.h"
 #include "util.h"
 #include "vmreq.h"
 
 #define CLOCK_GOOD_NS 10000000ull /* an exchange this quick: an error of less than that */
 #define CLOCK_SMALL_NS 500000	  /* not worth a call */
 #define CLOCK_SAMPLES 12
+#define CLOCK_LOOK_S 600	  /* a crystal that is off by 20 ppm makes 12 ms of them */
+#define CLOCK_SLEW_NS 100000000ll /* at most; the guest's kernel takes 200 s for it */
 
 static void clock_tell(struct container *c);
 static void clock_ask(struct container *c);
@@ -74,6 +87,7 @@ static void clock_adjust(struct container *c)
 		return;
 	}
 	req.adjust_ns = -ahead;
+	req.gradual = c->clock.gradual && ahead > -CLOCK_SLEW_NS && ahead < CLOCK_SLEW_NS;
 	agent_client_call(c->agent, AGENT_CLOCK, &req.base, container_call_timeout_ns(c),
 			  clock_adjusted, c);
 }
@@ -128,14 +142,20 @@ static void clock_told(void *ctx, const ProtobufCMessage *response, enum rpc_cod
 		clock_ask(c);
 }
 
+static void clock_begin(struct container *c, bool gradual)
+{
+	c->clock.again = false;
+	c->clock.gradual = gradual;
+	c->clock.samples = 0;
+	c->clock.best_ns = UINT64_MAX;
+	c->clock.best_ahead_ns = 0;
+}
+
 static void clock_tell(struct container *c)
 {
 	VMREQ_PB(ConfigureRequest) req = HARPOON__AGENT__V1__CONFIGURE_REQUEST__INIT;
 
-	c->clock.again = false;
-	c->clock.samples = 0;
-	c->clock.best_ns = UINT64_MAX;
-	c->clock.best_ahead_ns = 0;
+	clock_begin(c, false);
 	c->clock.sent_ns = util_now_ns();
 	req.realtime_ns = clock_now_real();
 	agent_client_call(c->agent, AGENT_CONFIGURE, &req.base, container_call_timeout_ns(c),
@@ -152,4 +172,65 @@ void clock_set(struct container *c, loop_fn done)
 	c->clock.busy = true;
 	c->clock.done = done;
 	clock_tell(c);
+}
+
+/* ---- for as long as it runs ---- */
+
+void clock_look(struct container *c)
+{
+	/* Paused, or in between: it is set when it goes on. */
+	if (!c->agent || c->phase != CONTAINER_LIVE || c->init.has_exited ||
+	    c->init.state == TASK_PAUSED || c->is_frozen || c->checkpoint)
+		return;
+	if (c->clock.busy) {
+		c->clock.again = true;
+		return;
+	}
+	c->clock.busy = true;
+	c->clock.done = NULL;
+	clock_begin(c, true);
+	clock_ask(c);
+}
+
+static int clock_arm(int fd)
+{
+	struct itimerspec at = {0};
+
+	clock_gettime(CLOCK_REALTIME, &at.it_value);
+	at.it_value.tv_sec += CLOCK_LOOK_S;
+	return timerfd_settime(fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &at, NULL) ? -errno
+											   : 0;
+}
+
+static void clock_on_timer(void *ctx, uint32_t events)
+{
+	struct container *c = ctx;
+	uint64_t expirations;
+
+	/* ECANCELED is the host's clock being set. */
+	if (read(c->clock.timer_fd, &expirations, sizeof(expirations)) < 0 && errno == EAGAIN)
+		return;
+	if (clock_arm(c->clock.timer_fd)) {
+		log_warn("shim", "%s: its clock is not looked after any more: %s", c->id,
+			 strerror(errno));
+		clock_unfollow(c);
+	}
+	clock_look(c);
+}
+
+void clock_follow(struct container *c)
+{
+	c->clock.timer_fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (c->clock.timer_fd >= 0 && !clock_arm(c->clock.timer_fd))
+		c->clock.watch = loop_watch_add(c->shim->loop, c->clock.timer_fd, EPOLLIN,
+						clock_on_timer, c);
+	if (!c->clock.watch)
+		log_warn("shim", "%s: its clock is not looked after: %s", c->id, strerror(errno));
+}
+
+void clock_unfollow(struct container *c)
+{
+	loop_watch_remove(c->clock.watch);
+	c->clock.watch = NULL;
+	cleanup_closep(&c->clock.timer_fd);
 }

@@ -51,6 +51,7 @@ struct container *container_new(struct shim *shim, const Ctrd__CreateTaskRequest
 	c->bundle = xstrdup(req->bundle);
 	c->state_dir = xasprintf("%s/%s", req->bundle, BUNDLE_STATE_DIR);
 	c->bundle_fd = c->state_fd = -1;
+	c->clock.timer_fd = -1;
 	c->next_stream = MUX_STREAM_FIRST_FREE;
 	c->create_ns = util_now_ns();
 	list_init(&c->execs);
@@ -66,6 +67,7 @@ static void container_free_vm(struct container *c)
 	struct agent_client *agent = take_ptr(&c->agent);
 	struct hv_vm *vm;
 
+	clock_unfollow(c);
 	relay_stop(c->relay);
 	forward_stop(c->forward);
 	/* First the agent: the callbacks of its pending calls still use the rest. */

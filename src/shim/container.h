@@ -53,6 +53,10 @@ struct clock_state {
 	uint64_t best_ns;
 	int64_t best_ahead_ns;
 	loop_fn done;
+	/* While it runs: when to look again, also when the host's clock is set. NULL and -1 = never. */
+	struct loop_watch *watch;
+	int timer_fd;
+	bool gradual; /* programs run by this clock: no steps that need not be */
 };
 
 struct container {
@@ -154,6 +158,11 @@ void pids_request(struct container *c, struct rpc_call *call);
 /* clock.c: has the guest set its clock, and calls done (NULL = nobody waits) when it is right. Not called when the
  * VM goes. */
 void clock_set(struct container *c, loop_fn done);
+/* From now on, and until the VM goes: the guest's clock stays right, whatever becomes of the host's. */
+void clock_follow(struct container *c);
+void clock_unfollow(struct container *c);
+/* Compares it with the host's, and sets it right, in small pieces if it is off by little. */
+void clock_look(struct container *c);
 
 /* trace.c: one line in the log and <bundle>/harpoon/vm.json, about how the VM came up. */
 void trace_boot(void *ctx);

@@ -204,8 +204,10 @@ static void create_afterwards(void *ctx)
 
 	trace_boot(c);
 	timeline_write(&c->times, c->state_fd);
-	if (c->vm)
-		hv_vm_build_template(c->vm);
+	if (!c->vm)
+		return;
+	hv_vm_build_template(c->vm);
+	clock_follow(c);
 }
 
 static void create_finish(struct container *c)

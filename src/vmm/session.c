@@ -28,7 +28,7 @@
 #include "streams.h"
 
 /* Of the descriptors that this process may have; streams and devices need theirs. */
-#define SESSION_FS_FILES_MAX 12288
+#define SESSION_FS_FILES_MAX 12000
 
 #define SESSION_NETSTREAMS_MAX 8
 

@@ -200,7 +200,7 @@ def test_limits(vmm):
         assert limits[name] == ("0", "0"), name
     # The loop, the vCPUs, room for workers: some of the file system's, one for each disk there may be
     assert limits["processes"] == (str(VCPUS + 1 + 16 + 16),) * 2
-    assert limits["open files"] == ("20480",) * 2
+    assert limits["open files"] == ("16384",) * 2
 
 
 def test_ends_of_sigterm(vmm):

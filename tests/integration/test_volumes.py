@@ -306,6 +306,35 @@ def test_two_containers_on_one_volume(box, host_folder):
         second.close()
 
 
+def test_two_containers_with_one_file_mapped(box, programs, host_folder):
+    """What one has written through its mapping, and back to the file, is in the other's mapping, and so are the host's
+    changes: nobody opens, reads or asks for anything."""
+    shutil.copy(programs / "mapped", host_folder / "mapped")
+    path = host_folder / "f"
+    path.write_bytes(b"." * 3 * 4096)
+    first, second = (Shell(box, ["/v/mapped", "/v/f"], bind(host_folder, "/v")) for _ in range(2))
+    try:
+        # Both have all of it in their memory
+        for shell in (first, second):
+            for page in range(3):
+                assert shell.ask(f"wait {page} .") == "done"
+        for round_ in range(5):
+            one, other, third = (chr(ord(start) + round_) for start in "agp")
+            assert first.ask(f"set 0 {one}") == "done"
+            assert second.ask(f"wait 0 {one}") == "done"
+            assert second.ask(f"set 1 {other}") == "done"
+            assert first.ask(f"wait 1 {other}") == "done"
+            assert path.read_bytes()[:8192] == (one * 4096 + other * 4096).encode()
+            with path.open("r+b") as f:
+                f.seek(8192)
+                f.write(third.encode() * 4096)
+            for shell in (first, second):
+                assert shell.ask(f"wait 2 {third}") == "done"
+    finally:
+        first.close()
+        second.close()
+
+
 def bytes_read(box, name):
     """What the host processes of a container have read from files so far."""
     total = 0

@@ -239,9 +239,12 @@ static void fake_on_configure(struct rpc_call *call, const ProtobufCMessage *m, 
 static void fake_on_clock(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
 {
 	PB(ClockResponse) r = HARPOON__AGENT__V1__CLOCK_RESPONSE__INIT;
+	const PB(ClockRequest) *q = (const void *)m;
 	struct timespec now;
 
-	fake.clock_ahead_ns += ((const PB(ClockRequest) *)(const void *)m)->adjust_ns;
+	fake.clock_ahead_ns += q->adjust_ns;
+	if (q->adjust_ns)
+		fake.clock_gradual = q->gradual;
 	clock_gettime(CLOCK_REALTIME, &now);
 	r.realtime_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec + fake.clock_ahead_ns;
 	rpc_reply(call, &r.base);

@@ -46,6 +46,7 @@ struct fake {
 	bool paused, frozen;
 	unsigned int slow_configures; /* so many are answered late */
 	int64_t clock_ahead_ns;	      /* of the guest */
+	bool clock_gradual;	      /* how it was set right last */
 	const char *save_error;	      /* of a checkpoint; NULL = it is made */
 	char note[256];
 	uint32_t last_signal;

@@ -658,6 +658,31 @@ static void test_clock_of_a_slow_guest(void **state)
 	assert_int_equal(fake.clock_ahead_ns, 41000000);
 }
 
+/* Little is made good gradually, much at once; a paused guest is left alone. */
+static void test_clock_is_looked_after(void **state)
+{
+	struct answer a;
+
+	NEED_ROOT();
+	create_and_start();
+	assert_true(env->shim.container->clock.timer_fd >= 0);
+	fake.clock_ahead_ns = 41000000;
+	clock_look(env->shim.container);
+	settle();
+	assert_in_range(fake.clock_ahead_ns + 10000000, 0, 20000000);
+	assert_true(fake.clock_gradual);
+	fake.clock_ahead_ns = -3600000000000;
+	clock_look(env->shim.container);
+	settle();
+	assert_in_range(fake.clock_ahead_ns + 10000000, 0, 20000000);
+	assert_false(fake.clock_gradual);
+	call("Pause", "", &a);
+	fake.clock_ahead_ns = 41000000;
+	clock_look(env->shim.container);
+	settle();
+	assert_int_equal(fake.clock_ahead_ns, 41000000);
+}
+
 /* Not answered before every processor of the VM stands still. */
 static void test_pause_waits(void **state)
 {
@@ -1237,6 +1262,7 @@ int main(void)
 		T(test_kill_that_does_not_end_it),
 		T(test_pause_holds_signals),
 		T(test_clock_of_a_slow_guest),
+		T(test_clock_is_looked_after),
 		T(test_pause_waits),
 		T(test_checkpoint),
 		T(test_checkpoint_fails),
