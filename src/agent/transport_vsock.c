@@ -178,10 +178,21 @@ static bool transport_forget_gone(struct transport_vsock *v, uint32_t id)
 	return false;
 }
 
-static void transport_forget_all_gone(struct transport_vsock *v)
+/* Streams of smaller numbers, and everything that waits for one. */
+static void transport_drop(struct transport_vsock *v, uint64_t below)
 {
+	struct transport_stream *s;
+	struct transport_early *e;
 	struct transport_gone *g;
 
+	list_for_each (s, &v->wanted, link)
+		if (s->id < below)
+			transport_vsock_detach(s);
+	list_for_each (s, &v->joined, link)
+		if (s->id < below)
+			transport_vsock_detach(s);
+	list_for_each (e, &v->early, link)
+		transport_early_free(v, e);
 	list_for_each (g, &v->gone, link) {
 		list_remove(&g->link);
 		free(g);
@@ -197,22 +208,10 @@ static void transport_greet_again(const struct transport_vsock *v, int fd)
 	close(fd);
 }
 
-/* Only the container's own streams go on. */
+/* Only the container's own streams go on; the new host uses the numbers of others again. */
 static void transport_restart(struct transport_vsock *v, int fd)
 {
-	struct transport_stream *s;
-	struct transport_early *e;
-
-	list_for_each (s, &v->wanted, link)
-		if (s->id < AGENT_VSOCK_FIRST_KEPT)
-			transport_vsock_detach(s);
-	list_for_each (s, &v->joined, link)
-		if (s->id < AGENT_VSOCK_FIRST_KEPT)
-			transport_vsock_detach(s);
-	list_for_each (e, &v->early, link)
-		transport_early_free(v, e);
-	/* The new host uses their numbers again. */
-	transport_forget_all_gone(v);
+	transport_drop(v, AGENT_VSOCK_FIRST_KEPT);
 	cleanup_closep(&v->hello_fd);
 	v->hello_fd = fd;
 	v->on_restart(v->ctx);
@@ -284,19 +283,11 @@ static int transport_vsock_send_hello(struct transport *t, const void *data, siz
 static void transport_vsock_free(struct transport *t)
 {
 	struct transport_vsock *v = container_of(t, struct transport_vsock, base);
-	struct transport_stream *s;
-	struct transport_early *e;
 
 	loop_watch_remove(v->watch);
 	cleanup_closep(&v->fd);
 	cleanup_closep(&v->hello_fd);
-	list_for_each (s, &v->wanted, link)
-		transport_vsock_detach(s);
-	list_for_each (s, &v->joined, link)
-		transport_vsock_detach(s);
-	list_for_each (e, &v->early, link)
-		transport_early_free(v, e);
-	transport_forget_all_gone(v);
+	transport_drop(v, UINT64_MAX);
 	free(v);
 }
 
