@@ -59,7 +59,12 @@ static struct hostcgroup_io *io_entry(struct hostcgroup_io *v, size_t *nr, size_
 	return &v[(*nr)++];
 }
 
-size_t hostcgroup_add_io(const char *text, struct hostcgroup_io *v, size_t nr, size_t max)
+/* A line's figures, behind the disk's number. */
+typedef void (*io_take_fn)(struct hostcgroup_io *io, const char *rest);
+
+/* Each line's disk has an entry, as far as there is room; how many there are then. */
+static size_t io_parse(const char *text, io_take_fn take, struct hostcgroup_io *v, size_t nr,
+		       size_t max)
 {
 	for (const char *line = text; line && *line; line = strchr(line, '\n')) {
 		struct hostcgroup_io *io;
@@ -69,47 +74,57 @@ size_t hostcgroup_add_io(const char *text, struct hostcgroup_io *v, size_t nr, s
 		line += *line == '\n';
 		rest = io_parse_disk(line, &major, &minor);
 		io = rest ? io_entry(v, &nr, max, major, minor) : NULL;
-		if (!io)
-			continue;
-		io->read_bytes = MAX(io->read_bytes, io_find(rest, "rbytes="));
-		io->write_bytes = MAX(io->write_bytes, io_find(rest, "wbytes="));
-		io->reads = MAX(io->reads, io_find(rest, "rios="));
-		io->writes = MAX(io->writes, io_find(rest, "wios="));
+		if (io)
+			take(io, rest);
 	}
 	return nr;
 }
 
-static void io_parse_v1(const char *text, bool is_bytes, struct hostcgroup_io *v, size_t *nr,
-			size_t max)
+static void io_take_v2(struct hostcgroup_io *io, const char *rest)
 {
-	for (const char *line = text; line && *line; line = strchr(line, '\n')) {
-		struct hostcgroup_io *io;
-		uint32_t major, minor;
-		const char *rest;
+	io->read_bytes = MAX(io->read_bytes, io_find(rest, "rbytes="));
+	io->write_bytes = MAX(io->write_bytes, io_find(rest, "wbytes="));
+	io->reads = MAX(io->reads, io_find(rest, "rios="));
+	io->writes = MAX(io->writes, io_find(rest, "wios="));
+}
 
-		line += *line == '\n';
-		rest = io_parse_disk(line, &major, &minor);
-		io = rest ? io_entry(v, nr, max, major, minor) : NULL;
-		if (!io)
-			continue;
-		if (!strncmp(rest, "Read ", 5))
-			*(is_bytes ? &io->read_bytes : &io->reads) = io_find(rest, "Read ");
-		if (!strncmp(rest, "Write ", 6))
-			*(is_bytes ? &io->write_bytes : &io->writes) = io_find(rest, "Write ");
-	}
+static void io_take_v1_line(const char *rest, uint64_t *read, uint64_t *written)
+{
+	if (!strncmp(rest, "Read ", 5))
+		*read = io_find(rest, "Read ");
+	if (!strncmp(rest, "Write ", 6))
+		*written = io_find(rest, "Write ");
+}
+
+static void io_take_v1_counts(struct hostcgroup_io *io, const char *rest)
+{
+	io_take_v1_line(rest, &io->reads, &io->writes);
+}
+
+static void io_take_v1_bytes(struct hostcgroup_io *io, const char *rest)
+{
+	io_take_v1_line(rest, &io->read_bytes, &io->write_bytes);
+}
+
+size_t hostcgroup_add_io(const char *text, struct hostcgroup_io *v, size_t nr, size_t max)
+{
+	return io_parse(text, io_take_v2, v, nr, max);
 }
 
 static size_t io_read_v1(int fd, struct hostcgroup_io *v, size_t max)
 {
-	static const char *const files[] = {"blkio.throttle.io_serviced",
-					    "blkio.throttle.io_service_bytes"};
+	static const struct {
+		const char *name;
+		io_take_fn take;
+	} files[] = {{"blkio.throttle.io_serviced", io_take_v1_counts},
+		     {"blkio.throttle.io_service_bytes", io_take_v1_bytes}};
 	size_t nr = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
 		cleanup_free char *text = NULL;
 
-		if (!io_read_file(fd, files[i], IO_FILE_MAX, &text, NULL))
-			io_parse_v1(text, i == 1, v, &nr, max);
+		if (!io_read_file(fd, files[i].name, IO_FILE_MAX, &text, NULL))
+			nr = io_parse(text, files[i].take, v, nr, max);
 	}
 	return nr;
 }
