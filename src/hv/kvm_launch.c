@@ -250,25 +250,29 @@ static int kvm_unpack_memory(int packed_fd, uint64_t bytes, int *ret, struct err
 	return r;
 }
 
-static int kvm_send_start(struct hv_vm *vm, struct err *err)
+static int kvm_send_restore(const struct hv_vm *vm, struct err *err)
 {
-	struct vmm_request req = {.op = vm->tmpl ? VMM_OP_RESTORE : VMM_OP_START};
-	cleanup_close int memory_fd = -1;
-	int fds[2] = {-1, -1}, r = 0;
+	struct vmm_request req = {.op = VMM_OP_RESTORE};
+	const struct template *t = vm->tmpl;
+	cleanup_close int own_fd = -1;
+	int r = 0;
 
-	if (vm->tmpl) {
-		fds[0] = vm->tmpl->state_fd;
-		fds[1] = vm->tmpl->memory_fd;
-	}
-	if (vm->tmpl && vm->is_restored) {
+	if (vm->is_restored) {
 		req.flags = VMM_RESTORE_IN_USE;
-		r = kvm_unpack_memory(fds[1], vm->params.mem_bytes, &memory_fd, err);
-		fds[1] = memory_fd;
+		r = kvm_unpack_memory(t->memory_fd, vm->params.mem_bytes, &own_fd, err);
 	}
 	if (r)
 		return r;
-	r = kvm_send(vm->backend, &req, fds, vm->tmpl ? 2 : 0);
-	return r ? err_set(err, r, "start the guest") : 0;
+	return kvm_send(vm->backend, &req,
+			(const int[]){t->state_fd, own_fd >= 0 ? own_fd : t->memory_fd}, 2);
+}
+
+static int kvm_send_start(const struct hv_vm *vm, struct err *err)
+{
+	struct vmm_request req = {.op = VMM_OP_START};
+	int r = vm->tmpl ? kvm_send_restore(vm, err) : kvm_send(vm->backend, &req, NULL, 0);
+
+	return r && !err->code ? err_set(err, r, "start the guest") : r;
 }
 
 int kvm_launch(struct hv_vm *vm, int fs_fd, loop_watch_fn on_socket, struct err *err)
