@@ -83,13 +83,14 @@ static void session_on_paused(void *ctx)
 	cleanup_close int state_fd = take_fd(&s->state_fd);
 	cleanup_close int memory_fd = take_fd(&s->memory_fd);
 	struct err err = {0};
+	int r;
 
 	if (state_fd < 0) {
 		session_tell(s, VMM_EVENT_PAUSED, 0, "");
 		return;
 	}
-	machine_save(s->machine, state_fd, memory_fd, &err);
-	session_tell(s, VMM_EVENT_SAVED, err.code, err.msg);
+	r = machine_save(s->machine, state_fd, memory_fd, &err);
+	session_tell(s, VMM_EVENT_SAVED, r, err.msg);
 }
 
 static void session_on_end(void *ctx, const struct vcpus_end *end)

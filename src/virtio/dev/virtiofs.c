@@ -24,6 +24,7 @@
 #include "virtiofs_internal.h"
 
 #define VIRTIOFS_COMP "virtio-fs"
+/* It looks at every file that the guest knows, on whatever disk. */
 #define VIRTIOFS_ANSWER_MS 30000
 
 static_assert(sizeof(struct virtio_fs_config) == VIRTIOFS_TAG_MAX + 4, "configuration layout");
@@ -144,11 +145,11 @@ static int virtiofs_await(struct virtiofs *f, uint32_t type, uint8_t *data, size
 	return ret->error ? err_set(err, ret->error, "harpoon-fs answered") : 0;
 }
 
-/* A part of the session from byte `from` on, appended; *ret_len: of all of it. */
-static int virtiofs_save_part(struct virtiofs *f, struct buf *to, size_t from, size_t *ret_len,
-			      struct err *err)
+/* Appends the next part of the session; *ret_len: of all of it. */
+static int virtiofs_save_part(struct virtiofs *f, struct buf *to, size_t *ret_len, struct err *err)
 {
 	cleanup_free uint8_t *data = xmalloc(FS_TRUNK_DATA_MAX);
+	size_t from = to->len;
 	struct fs_trunk_msg msg;
 	int r = virtiofs_trunk_send(&f->channel, FS_TRUNK_SAVE, from, NULL, 0);
 
@@ -162,7 +163,8 @@ static int virtiofs_save_part(struct virtiofs *f, struct buf *to, size_t from, s
 		return err_say(err, -EPROTO,
 			       "harpoon-fs tells its session in parts that do not fit");
 	*ret_len = msg.arg;
-	return buf_append(to, data, msg.len);
+	r = buf_append(to, data, msg.len);
+	return r ? err_set(err, r, "keep the session of harpoon-fs") : 0;
 }
 
 static int virtiofs_save(struct virtio_device *dev, uint8_t **ret, size_t *ret_len, struct err *err)
@@ -174,7 +176,7 @@ static int virtiofs_save(struct virtio_device *dev, uint8_t **ret, size_t *ret_l
 
 	buf_init(&all, FS_TRUNK_STATE_MAX);
 	do
-		r = virtiofs_save_part(f, &all, all.len, &len, err);
+		r = virtiofs_save_part(f, &all, &len, err);
 	while (!r && all.len < len);
 	if (r)
 		return r;
