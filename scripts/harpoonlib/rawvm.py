@@ -31,6 +31,15 @@ VERSION, REQUEST_LEN, EVENT_LEN, EVENT_TEXT = 2, 2024, 240, 16
 STREAM_BOTH_WAYS = 7
 HELLO_MAGIC = struct.pack("<I", 0x6E707268)
 
+# A guest of bench/vmmguest.c
+GUEST_CID, GUEST_PORT, GUEST_ADDRESS, HOST_ADDRESS = 3, 1024, "10.78.0.2", "10.78.0.1"
+TAP, MAC = "vmmbench", "02:00:00:00:78:02"
+# linux/if_tun.h
+TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
+IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 2, 0x1000, 0x4000
+OFFLOADS = 0xF  # TUN_F_CSUM, TSO4, TSO6, TSO_ECN
+NET_HEADER = 12
+
 
 class Spawned:
     """A program with one descriptor beyond the standard ones, which it finds at 3. (subprocess cannot renumber.)"""
@@ -44,16 +53,6 @@ class Spawned:
 
     def wait(self):
         os.waitpid(self.pid, 0)
-
-
-# A guest of bench/vmmguest.c
-GUEST_CID, GUEST_PORT, GUEST_ADDRESS, HOST_ADDRESS = 3, 1024, "10.78.0.2", "10.78.0.1"
-TAP, MAC = "vmmbench", "02:00:00:00:78:02"
-# linux/if_tun.h
-TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
-IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 2, 0x1000, 0x4000
-OFFLOADS = 0xF  # TUN_F_CSUM, TSO4, TSO6, TSO_ECN
-NET_HEADER = 12
 
 
 def make_tap():
