@@ -21,6 +21,7 @@ def apart(box, name):
 
 def test_host_clock_is_set(box):
     """Forward, back, and back to what it was: the container's clock follows, nothing runs out, and it ends as ever."""
+    # Its shell looks for the signal between two commands
     name = box.detached("sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.1; done", rm=False)
     assert apart(box, name) == 0
     right = time.time() - time.monotonic()
