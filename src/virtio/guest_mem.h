@@ -24,13 +24,19 @@ struct guest_mem_region {
 struct guest_mem {
 	unsigned int nr;
 	struct guest_mem_region regions[GUEST_MEM_REGIONS_MAX];
+	/* No RAM: what a device shows there. Its bytes may be a request's, but nothing is written to it. len 0 = none. */
+	struct guest_mem_region window;
 };
 
 /* 0; -EINVAL when empty or beyond the end of the address space; -EEXIST on overlap; -ENOSPC. */
 int guest_mem_add(struct guest_mem *mem, gpa_t gpa, uint64_t len, void *host);
+/* The same for the window, of which there is one. */
+int guest_mem_set_window(struct guest_mem *mem, gpa_t gpa, uint64_t len, void *host);
 
 /*
  * Pointer to [gpa, gpa + len), which must lie inside one region; NULL otherwise. A length of zero is
  * valid inside a region.
  */
 void *guest_mem_ptr(const struct guest_mem *mem, gpa_t gpa, uint64_t len);
+/* For what is only read, which may lie in the window, too. */
+const void *guest_mem_read_ptr(const struct guest_mem *mem, gpa_t gpa, uint64_t len);

@@ -85,6 +85,11 @@ struct virtio_device_ops {
 	 */
 	int (*save)(struct virtio_device *dev, uint8_t **ret, size_t *ret_len, struct err *err);
 	int (*load)(struct virtio_device *dev, const uint8_t *state, size_t len, struct err *err);
+	/*
+	 * Optional, of a device with shared memory: the guest could not read some of it. Makes it readable, and tells
+	 * how often there was something to make so, in all. A vCPU's thread, dev->lock not held.
+	 */
+	uint64_t (*shm_fault)(struct virtio_device *dev);
 	/* Loop's thread, after the last reset: everything, the struct included. */
 	void (*free)(struct virtio_device *dev);
 };
@@ -153,6 +158,9 @@ struct virtio_device {
 	pthread_mutex_t fault_lock;
 	bool fault_logged; /* fault_lock */
 	struct virtio_queue queues[VIRTIO_QUEUES_MAX];
+	/* Shared memory 0 (virtio 1.2, section 2.10), which the guest may read; the device's own mapping. Constant. */
+	uint8_t *shm;
+	uint64_t shm_len; /* 0 = none */
 };
 
 /* --- for devices ---------------------------------------------------------------------------------- */

@@ -150,7 +150,8 @@ static int virtq_add_buffer(struct virtq *q, struct virtq_chain *chain, const st
 		return virtq_break(q, "a chain holds 4 GiB or more");
 	if (!d->len)
 		return 0;
-	host = guest_mem_ptr(q->mem, d->addr, d->len);
+	host = writable ? guest_mem_ptr(q->mem, d->addr, d->len)
+			: (uint8_t *)guest_mem_read_ptr(q->mem, d->addr, d->len);
 	if (!host)
 		return virtq_break(q, "a buffer lies outside guest memory");
 	if (last && writable == (chain->nr_writable > 0) &&

@@ -10,6 +10,9 @@
 /* Where RAM lies; ranges in ascending order, the first holds the kernel. Returns how many. */
 unsigned int arch_memory_layout(uint64_t mem_bytes, struct memory_range ranges[MEMORY_RANGES_MAX]);
 
+/* Where memory that a device shows begins: beyond all RAM, as far aligned as a guest may want it. */
+uint64_t arch_window_base(uint64_t mem_bytes);
+
 /* Window and interrupt line of virtio slot 0, 1, ...; false: there is no such slot. */
 bool arch_device_slot(unsigned int slot, uint64_t *ret_gpa, uint32_t *ret_irq);
 

@@ -131,7 +131,7 @@ static const struct confine_call confine_calls[] = {
 	/* The rest. */
 	{ON_ALL, SYS_clock_gettime, .why = "time, where the vDSO lacks it"},
 	{ON_ALL, SYS_clock_nanosleep, .why = "back off"},
-	{ON_LOOP | ON_WORKER, SYS_fstat, .why = "what kind of descriptor is a stream; file modes"},
+	{ON_ALL, SYS_fstat, .why = "what kind of descriptor is a stream; modes and sizes of files"},
 	{ON_LOOP, SYS_newfstatat, .why = "the same, as the C library calls it"},
 	{ON_ALL, SYS_exit, .why = "a thread ends"},
 	{ON_ALL, SYS_exit_group, .why = "the end"},

@@ -200,8 +200,43 @@ static int machine_announce(struct machine *m, uint64_t gpa, uint32_t irq, struc
 	return (size_t)n < room ? 0 : err_say(err, -E2BIG, "the kernel's command line is too long");
 }
 
+/* An access that KVM could not make by itself, an instruction that it emulates. */
+static void machine_window_read(void *ctx, uint64_t off, void *data, uint32_t len)
+{
+	const struct virtio_device *dev = ctx;
+
+	if (off < dev->shm_len && len <= dev->shm_len - off)
+		memcpy(data, dev->shm + off, len);
+}
+
+static void machine_window_write(void *ctx, uint64_t off, const void *data, uint32_t len)
+{
+	/* It is read-only. */
+}
+
+static const struct bus_ops machine_window_ops = {.read = machine_window_read,
+						  .write = machine_window_write};
+
+/* The memory that a device shows, and where. */
+static int machine_add_window(struct machine *m, struct virtio_device *dev,
+			      struct virtio_mmio_shm *ret, struct err *err)
+{
+	uint64_t base = arch_window_base(m->mem_bytes);
+	int r;
+
+	if (!dev->shm_len)
+		return 0;
+	*ret = (struct virtio_mmio_shm){.gpa = {base}, .len = dev->shm_len};
+	r = memory_add_window(&m->mem, base, dev->shm_len, dev->shm, err);
+	if (r)
+		return r;
+	r = bus_add(&m->mmio, base, dev->shm_len, &machine_window_ops, dev);
+	return r ? err_set(err, r, "place a device's memory") : 0;
+}
+
 int machine_add_device(struct machine *m, struct virtio_device *dev, struct err *err)
 {
+	struct virtio_mmio_config config = {.dev = dev, .mem = &m->mem.guest};
 	int irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct virtio_mmio *mmio;
 	uint64_t gpa = 0;
@@ -216,13 +251,15 @@ int machine_add_device(struct machine *m, struct virtio_device *dev, struct err 
 		return err_set(err, r, "add a device: no slot is left");
 	}
 	r = machine_bind_irq(m, irq_fd, irq, err);
+	if (!r)
+		r = machine_add_window(m, dev, &config.shm[0], err);
 	if (r) {
 		close(irq_fd);
 		virtio_device_free(dev);
 		return r;
 	}
-	mmio = virtio_mmio_new(
-		&(struct virtio_mmio_config){.dev = dev, .mem = &m->mem.guest, .irq_fd = irq_fd});
+	config.irq_fd = irq_fd;
+	mmio = virtio_mmio_new(&config);
 	m->devices[m->nr_devices++] = mmio;
 	r = machine_bind_kicks(m, mmio, gpa, err);
 	if (!r)
@@ -246,6 +283,21 @@ static void machine_init_worker(void *ctx, const char *name)
 		m->env.thread_init(m->env.ctx, MACHINE_THREAD_WORKER, name);
 }
 
+/* A vCPU read what is not there: is that a device's memory, which has changed? */
+static uint64_t machine_on_fault(void *ctx)
+{
+	struct machine *m = ctx;
+	uint64_t nr_mends = 0;
+
+	for (unsigned int i = 0; i < m->nr_devices; i++) {
+		struct virtio_device *dev = virtio_mmio_device(m->devices[i]);
+
+		if (dev->shm_len && dev->ops->shm_fault)
+			nr_mends += dev->ops->shm_fault(dev);
+	}
+	return nr_mends;
+}
+
 static void machine_init_vcpu(void *ctx, unsigned int index)
 {
 	struct machine *m = ctx;
@@ -255,6 +307,9 @@ static void machine_init_vcpu(void *ctx, unsigned int index)
 	if (m->env.thread_init)
 		m->env.thread_init(m->env.ctx, MACHINE_THREAD_VCPU, name);
 }
+
+static const struct vcpus_callbacks machine_vcpus_callbacks = {.thread_init = machine_init_vcpu,
+							       .fault = machine_on_fault};
 
 static int machine_start_devices(struct machine *m, struct err *err)
 {
@@ -293,7 +348,7 @@ int machine_start(struct machine *m, const struct machine_env *env, struct err *
 	m->env = *env;
 	if (!r)
 		r = machine_start_devices(m, err);
-	return r ? r : vcpus_start(&m->vcpus, machine_init_vcpu, m, err);
+	return r ? r : vcpus_start(&m->vcpus, &machine_vcpus_callbacks, m, err);
 }
 
 static struct snapshot_parts machine_parts(struct machine *m)
@@ -319,7 +374,7 @@ int machine_restore(struct machine *m, int state_fd, int memory_fd, bool is_own,
 		r = machine_start_devices(m, err);
 	if (!r)
 		r = snapshot_restore(&parts, state_fd, err);
-	return r ? r : vcpus_start(&m->vcpus, machine_init_vcpu, m, err);
+	return r ? r : vcpus_start(&m->vcpus, &machine_vcpus_callbacks, m, err);
 }
 
 int machine_save(struct machine *m, int state_fd, int memory_fd, struct err *err)

@@ -70,6 +70,26 @@ int memory_init(struct memory *m, int vm_fd, const struct memory_range *ranges, 
 	return r;
 }
 
+int memory_add_window(struct memory *m, uint64_t gpa, uint64_t len, void *host, struct err *err)
+{
+	struct kvm_userspace_memory_region slot = {
+		.slot = m->nr_slots,
+		.flags = KVM_MEM_READONLY,
+		.guest_phys_addr = gpa,
+		.memory_size = len,
+		.userspace_addr = (uintptr_t)host,
+	};
+	int r = guest_mem_set_window(&m->guest, (gpa_t){gpa}, len, host);
+
+	if (r)
+		return err_set(err, r, "place a device's memory");
+	if (ioctl(m->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot))
+		return err_set(err, -errno, "give the VM %llu MiB of a device's memory",
+			       (unsigned long long)(len >> 20));
+	m->nr_slots++;
+	return 0;
+}
+
 void memory_done(struct memory *m)
 {
 	for (unsigned int i = 0; i < m->guest.nr; i++)

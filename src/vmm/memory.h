@@ -26,5 +26,7 @@ struct memory {
 /* Maps and shows all ranges. On failure what was mapped is undone by memory_done(). */
 int memory_init(struct memory *m, int vm_fd, const struct memory_range *ranges, unsigned int nr,
 		struct err *err);
+/* Shows memory that is not ours to the guest, which can only read it. host: borrowed until the VM is gone. */
+int memory_add_window(struct memory *m, uint64_t gpa, uint64_t len, void *host, struct err *err);
 /* No vCPU runs any more. Accepts a zeroed struct. */
 void memory_done(struct memory *m);

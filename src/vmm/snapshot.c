@@ -23,7 +23,7 @@ struct snapshot_header {
 	uint64_t mem_bytes;
 	uint32_t vcpu_len, vm_len, mmio_len;
 	uint32_t nr_vcpus, nr_devices;
-	uint32_t reserved;
+	uint32_t window_mib; /* of the devices' memory, which itself is not saved */
 };
 
 struct snapshot_device {
@@ -42,6 +42,7 @@ static struct snapshot_header snapshot_header_of(const struct snapshot_parts *p)
 		.mmio_len = sizeof(struct virtio_mmio_state),
 		.nr_vcpus = p->vcpus->nr,
 		.nr_devices = p->nr_devices,
+		.window_mib = (uint32_t)(p->mem->guest.window.len >> 20),
 	};
 }
 

@@ -178,13 +178,24 @@ static bool vcpu_obey(struct vcpu *c)
 	return go_on;
 }
 
+/* Was something made good since this vCPU asked last? Then the guest may try again. */
+static bool vcpu_mend(struct vcpu *c)
+{
+	const struct vcpus *v = c->all;
+	uint64_t before = c->nr_mends;
+
+	if (v->cb.fault)
+		c->nr_mends = v->cb.fault(v->ctx);
+	return c->nr_mends != before;
+}
+
 static void *vcpu_main(void *arg)
 {
 	struct vcpu *c = arg;
 	struct vcpus *v = c->all;
 
-	if (v->thread_init)
-		v->thread_init(v->ctx, c->index);
+	if (v->cb.thread_init)
+		v->cb.thread_init(v->ctx, c->index);
 	while (vcpu_obey(c)) {
 		int r = 0;
 
@@ -193,8 +204,10 @@ static void *vcpu_main(void *arg)
 			if (!r)
 				vcpu_serve_exit(c);
 		}
-		/* EINTR: the kick; EAGAIN: the guest has started this processor. Else a page of guest
-		 * memory cannot be had, or the fault is ours. */
+		/* EINTR: the kick; EAGAIN: the guest has started this processor; EFAULT: a page of what it sees
+		 * cannot be had. Else the fault is ours. */
+		if (r == -EFAULT && vcpu_mend(c))
+			continue;
 		if (r != -EINTR && r != -EAGAIN)
 			vcpus_finish(v, VCPUS_END_FAILED, "KVM cannot run vCPU %u: %s", c->index,
 				     strerror(-r));
@@ -242,12 +255,12 @@ int vcpus_init(struct vcpus *v, int kvm_fd, int vm_fd, unsigned int nr, const st
 	return 0;
 }
 
-int vcpus_start(struct vcpus *v, vcpus_thread_init_fn thread_init, void *ctx, struct err *err)
+int vcpus_start(struct vcpus *v, const struct vcpus_callbacks *cb, void *ctx, struct err *err)
 {
 	pthread_attr_t attr;
 	int r = 0;
 
-	v->thread_init = thread_init;
+	v->cb = *cb;
 	v->ctx = ctx;
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, MAX(VCPU_STACK, (size_t)PTHREAD_STACK_MIN));

@@ -39,11 +39,17 @@ struct vcpu {
 	struct kvm_run *run; /* owned mapping, shared with KVM */
 	pthread_t thread;
 	bool has_thread;
-	bool is_parked; /* all->lock */
+	uint64_t nr_mends; /* the thread's: what it knows of vcpus_callbacks.fault() */
+	bool is_parked;	   /* all->lock */
 };
 
-/* First thing on each vCPU thread. */
-typedef void (*vcpus_thread_init_fn)(void *ctx, unsigned int index);
+/* All on a vCPU's thread; each may be NULL. */
+struct vcpus_callbacks {
+	/* First thing. */
+	void (*thread_init)(void *ctx, unsigned int index);
+	/* The guest touched memory that cannot be had. How often that was made good so far, by whichever thread. */
+	uint64_t (*fault)(void *ctx);
+};
 
 struct vcpus {
 	bool is_init;
@@ -52,7 +58,7 @@ struct vcpus {
 	int event_fd; /* owned */
 	size_t run_len;
 	struct vcpu *vcpus[VCPUS_MAX]; /* owned */
-	vcpus_thread_init_fn thread_init;
+	struct vcpus_callbacks cb;
 	void *ctx;
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t changed;
@@ -65,7 +71,7 @@ struct vcpus {
 int vcpus_init(struct vcpus *v, int kvm_fd, int vm_fd, unsigned int nr, const struct bus *mmio,
 	       const struct bus *ports, struct err *err);
 /* Starts the threads, parked; returns when all have run thread_init. */
-int vcpus_start(struct vcpus *v, vcpus_thread_init_fn thread_init, void *ctx, struct err *err);
+int vcpus_start(struct vcpus *v, const struct vcpus_callbacks *cb, void *ctx, struct err *err);
 void vcpus_run(struct vcpus *v);
 /* Asks all to park; event_fd tells when they have. */
 void vcpus_park(struct vcpus *v);

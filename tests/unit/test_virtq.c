@@ -13,6 +13,7 @@
 #include "virtq.h"
 
 #define RAM_GPA 0x10000ull
+#define WINDOW_OFF 0x1000000ull /* behind the RAM */
 #define RAM_LEN 0x20000u
 #define SIZE 8
 #define DESC_OFF 0x0
@@ -122,6 +123,44 @@ static void test_regions_do_not_overlap_or_wrap(void **state)
 	assert_int_equal(guest_mem_add(&m, (gpa_t){1u << 30}, 1, b), -ENOSPC);
 	/* Regions that touch are still two: no buffer may cross. */
 	assert_null(guest_mem_ptr(&m, (gpa_t){0xfff}, 2));
+}
+
+/* What a device shows can be read from, and nothing else. */
+static void test_the_window_is_read_only(void **state)
+{
+	struct guest_mem m = {0};
+	uint8_t ram[4096], window[4096];
+
+	(void)state;
+	assert_int_equal(guest_mem_add(&m, (gpa_t){0}, 0x1000, ram), 0);
+	assert_null(guest_mem_read_ptr(&m, (gpa_t){0x2000}, 1));
+	assert_int_equal(guest_mem_set_window(&m, (gpa_t){0xfff}, 0x1000, window), -EEXIST);
+	assert_int_equal(guest_mem_set_window(&m, (gpa_t){0x2000}, 0, window), -EINVAL);
+	assert_int_equal(guest_mem_set_window(&m, (gpa_t){0x2000}, 0x1000, window), 0);
+	assert_int_equal(guest_mem_set_window(&m, (gpa_t){0x8000}, 0x1000, window), -EEXIST);
+	assert_int_equal(guest_mem_add(&m, (gpa_t){0x2fff}, 0x1000, ram), -EEXIST);
+	assert_null(guest_mem_ptr(&m, (gpa_t){0x2000}, 1));
+	assert_ptr_equal(guest_mem_read_ptr(&m, (gpa_t){0x2ffe}, 2), window + 0xffe);
+	assert_null(guest_mem_read_ptr(&m, (gpa_t){0x2ffe}, 3));
+	assert_null(guest_mem_read_ptr(&m, (gpa_t){0x1fff}, 1));
+	assert_ptr_equal(guest_mem_read_ptr(&m, (gpa_t){0x10}, 1), ram + 0x10);
+}
+
+static void test_buffers_in_the_window(void **state)
+{
+	struct fixture *f = *state;
+	const gpa_t gpa = {RAM_GPA + WINDOW_OFF};
+	uint8_t window[4096];
+
+	assert_int_equal(guest_mem_set_window(&f->mem, gpa, sizeof(window), window), 0);
+	put_desc(&f->desc[0], WINDOW_OFF + 16, 8, 0, 0);
+	offer(f, 0);
+	assert_int_equal(virtq_pop(&f->q, &f->chain), 1);
+	assert_int_equal(f->chain.nr_readable, 1);
+	assert_ptr_equal(f->chain.iov[0].iov_base, window + 16);
+	put_desc(&f->desc[1], WINDOW_OFF + 16, 8, VRING_DESC_F_WRITE, 0);
+	offer(f, 1);
+	assert_broken(f);
 }
 
 static void test_start_refuses_bad_rings(void **state)
@@ -495,6 +534,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(test_translation_checks_the_whole_range),
 		CASE(test_regions_do_not_overlap_or_wrap),
+		CASE(test_the_window_is_read_only),
+		CASE(test_buffers_in_the_window),
 		CASE(test_start_refuses_bad_rings),
 		CASE(test_a_chain_is_taken_and_given_back),
 		CASE(test_touching_buffers_are_joined),

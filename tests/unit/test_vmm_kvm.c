@@ -21,6 +21,7 @@
 #include <linux/virtio_ids.h>
 
 #include "cleanup.h"
+#include "dev/virtiofs_window.h"
 #include "layout.h"
 #include "machine.h"
 #include "session.h"
@@ -418,6 +419,91 @@ static void test_memory_above_hole(void **state)
 	finish(&f);
 }
 
+/* ---- a device that shows a file ---- */
+
+struct shower {
+	struct virtio_device dev;
+	struct virtiofs_window window;
+	int fd; /* borrowed */
+};
+
+static uint64_t shower_fault(struct virtio_device *dev)
+{
+	return virtiofs_window_mend(&container_of(dev, struct shower, dev)->window);
+}
+
+static void shower_free(struct virtio_device *dev)
+{
+	struct shower *s = container_of(dev, struct shower, dev);
+
+	virtiofs_window_done(&s->window);
+	virtio_device_done(dev);
+	free(s);
+}
+
+static const struct virtio_device_ops shower_ops = {
+	.queue_kick = counter_kick, .shm_fault = shower_fault, .free = shower_free};
+
+static bool is_revoked(void *ctx, uint64_t export_id)
+{
+	return false;
+}
+
+/* The file's first byte is a 'W'. */
+static struct shower *add_shower(struct fixture *f)
+{
+	const struct virtio_device_info info = {
+		.name = "shower", .id = VIRTIO_ID_FS, .nr_queues = 1, .queues = {{8, 0}}};
+	const struct virtiofs_window_slot slot = {.fd = memfd_create("shown", MFD_CLOEXEC)};
+	struct shower *s = xcalloc(1, sizeof(*s));
+	struct err err = {0};
+
+	s->fd = slot.fd;
+	assert_int_equal(pwrite(s->fd, "W", 1, 0), 1);
+	if (virtio_device_init(&s->dev, &shower_ops, &info, &err) ||
+	    virtiofs_window_init(&s->window, VIRTIOFS_WINDOW_SLOT, &err))
+		fail_msg("%s", err.msg);
+	assert_int_equal(virtiofs_window_map(&s->window, 0, &slot, is_revoked, NULL), 0);
+	s->dev.shm = s->window.host;
+	s->dev.shm_len = s->window.len;
+	if (machine_add_device(f->machine, &s->dev, &err))
+		fail_msg("%s", err.msg);
+	return s;
+}
+
+static void test_shown_memory(void **state)
+{
+	struct fixture f = {0};
+
+	create(&f, guest_reads_high, guest_reads_high_end, 64u << 20, 1);
+	add_shower(&f);
+	start(&f);
+	map_devices(&f);
+	assert_null(guest_mem_ptr(machine_mem(f.machine), (gpa_t){LAYOUT_HIGH_RAM_START}, 1));
+	machine_run(f.machine);
+	run_until(&f, &f.is_over);
+	assert_console(&f, "W\n", 2);
+	finish(&f);
+}
+
+/* Some KVMs say that the guest cannot go on, others ask for the bytes. */
+static void test_shown_memory_that_goes(void **state)
+{
+	struct fixture f = {0};
+	struct shower *s;
+
+	create(&f, guest_reads_high, guest_reads_high_end, 64u << 20, 1);
+	s = add_shower(&f);
+	start(&f);
+	map_devices(&f);
+	assert_int_equal(ftruncate(s->fd, 0), 0);
+	machine_run(f.machine);
+	run_until(&f, &f.is_over);
+	assert_int_equal(f.end.kind, VCPUS_END_RESET);
+	assert_console(&f, "\0\n", 2);
+	finish(&f);
+}
+
 static void wait_for_count(struct fixture *f, uint64_t more_than)
 {
 	uint64_t deadline = util_now_ns() + LIMIT_MS * 1000000ull;
@@ -751,6 +837,8 @@ int main(void)
 		cmocka_unit_test(test_mmio),
 		cmocka_unit_test(test_kick_and_interrupt),
 		cmocka_unit_test(test_memory_above_hole),
+		cmocka_unit_test(test_shown_memory),
+		cmocka_unit_test(test_shown_memory_that_goes),
 		cmocka_unit_test(test_pause),
 		cmocka_unit_test(test_many_vcpus),
 		cmocka_unit_test(test_all_vcpus_start),

@@ -49,6 +49,14 @@ unsigned int arch_memory_layout(uint64_t mem_bytes, struct memory_range ranges[M
 	return ranges[1].len ? 2 : 1;
 }
 
+uint64_t arch_window_base(uint64_t mem_bytes)
+{
+	uint64_t high = mem_bytes - MIN(mem_bytes, LAYOUT_LOW_RAM_END);
+
+	return (LAYOUT_HIGH_RAM_START + high + LAYOUT_WINDOW_ALIGN - 1) / LAYOUT_WINDOW_ALIGN *
+	       LAYOUT_WINDOW_ALIGN;
+}
+
 bool arch_device_slot(unsigned int slot, uint64_t *ret_gpa, uint32_t *ret_irq)
 {
 	if (slot >= LAYOUT_SLOTS_MAX)

@@ -8,6 +8,8 @@
 
 #define LAYOUT_LOW_RAM_END 0xc0000000ull
 #define LAYOUT_HIGH_RAM_START 0x100000000ull
+/* What a device shows lies behind the RAM: Linux adds it in blocks of memory, of 128 MiB or 2 GiB. */
+#define LAYOUT_WINDOW_ALIGN 0x80000000ull
 
 /* Virtio devices: one page each, the interrupt line counts up with the slot. */
 #define LAYOUT_MMIO_BASE 0xd0000000ull
