@@ -27,7 +27,7 @@ APPEND = (
 MACHINE, DEVICE, START, ATTACH = 1, 2, 3, 7
 KIND_VSOCK, KIND_RNG, KIND_BALLOON, KIND_BLK, KIND_NET, KIND_FS = 1, 2, 3, 4, 5, 6
 EVENT_RUNNING, EVENT_HELLO = 1, 2
-VERSION, REQUEST_LEN, EVENT_LEN, EVENT_TEXT = 2, 2024, 240, 16
+VERSION, REQUEST_LEN, EVENT_LEN, EVENT_TEXT = 3, 2024, 240, 16
 STREAM_BOTH_WAYS = 7
 HELLO_MAGIC = struct.pack("<I", 0x6E707268)
 
@@ -72,6 +72,8 @@ def open_tap():
 class Machine:
     """One boot. Its processes are children and end with the `with`. With a disk the guest is bench/vmmguest.c's, has the
     tap and the shared folder besides, and connect() gives connections over vsock."""
+
+    window_mib = 0
 
     def __init__(self, mem_mib, initrd=paths.INITRD, disk=None, folder=None):
         self.mem_mib, self.initrd, self.disk, self.folder = mem_mib, initrd, disk, folder
@@ -147,7 +149,7 @@ class Harpoon(Machine):
             os.close(fd)
         console_end.close()
         self._request(control, DEVICE, struct.pack("<IIQ", KIND_VSOCK, 0, GUEST_CID))
-        self._request(control, DEVICE, struct.pack("<IIQI6s", KIND_FS, 0, 0, 0, b"") + b"harpoon", [trunk.fileno()])
+        self._request(control, DEVICE, struct.pack("<IIQQI6s", KIND_FS, 0, 0, self.window_mib << 20, 0, b"") + b"harpoon", [trunk.fileno()])
         trunk.close()
         self._request(control, DEVICE, struct.pack("<IIQ", KIND_BALLOON, 0, 0))
         self._request(control, DEVICE, struct.pack("<IIQ", KIND_RNG, 0, 0))
@@ -162,7 +164,7 @@ class Harpoon(Machine):
             self._request(control, DEVICE, struct.pack("<IIQ", KIND_BLK, 0, 0), [disk.fileno()])
         tap = open_tap()
         mac = bytes.fromhex(MAC.replace(":", ""))
-        self._request(control, DEVICE, struct.pack("<IIQI6s", KIND_NET, 0, 0, OFFLOADS, mac), [tap])
+        self._request(control, DEVICE, struct.pack("<IIQQI6s", KIND_NET, 0, 0, 0, OFFLOADS, mac), [tap])
         os.close(tap)
 
     def connect(self):

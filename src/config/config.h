@@ -15,6 +15,7 @@
 #define CONFIG_VCPUS_MAX 32
 #define CONFIG_NICS_MAX 8
 #define CONFIG_MEM_MIN_MIB 64
+#define CONFIG_WINDOW_MAX_MIB 4096
 #define CONFIG_MEM_MAX_MIB (1024 * 1024)
 
 enum config_backend {
@@ -47,6 +48,7 @@ struct config {
 	uint32_t vcpus;
 	uint32_t memory_mib;	      /* when the container sets no limit */
 	uint32_t memory_overhead_mib; /* added to the container's limit */
+	uint32_t dax_window_mib;      /* kvm: of files that a guest maps; even; 0 = none */
 	/* [network] */
 	uint32_t nics; /* network devices a VM is born with */
 	/* [templates] */

@@ -109,6 +109,7 @@ int channel_vmm_start(struct server_crew *crew, struct fs *fs, const struct serv
 	if (pthread_mutex_init(&c->lock, NULL) || pthread_cond_init(&c->started, NULL))
 		return err_set(err, -ENOMEM, "create the locks of the channel");
 	fs_set_revoke_hook(fs, fs_trunk_revoke, c->trunk);
+	fs_offer_mappings(fs);
 	r = server_crew_start_thread(crew, channel_vmm_trunk_thread, c, err);
 	for (unsigned int i = 0; i < c->nr_workers && !r; i++) {
 		struct channel_link *link = xcalloc(1, sizeof(*link));

@@ -83,6 +83,7 @@ static const struct fs_op fs_ops[] = {
 	OP(RENAME2, rename2, sizeof(struct fuse_rename2_in), FS_OP_WRITES | FS_OP_CREATES),
 	OP(LSEEK, lseek, sizeof(struct fuse_lseek_in), 0),
 	OP(COPY_FILE_RANGE, copy_file_range, sizeof(struct fuse_copy_file_range_in), 0),
+	OP(SETUPMAPPING, setupmapping, sizeof(struct fuse_setupmapping_in), 0),
 	OP(SYNCFS, syncfs, sizeof(struct fuse_syncfs_in), FS_OP_ROOT),
 	OP(TMPFILE, tmpfile, sizeof(struct fuse_create_in), FS_OP_WRITES | FS_OP_CREATES),
 	OP(STATX, statx, sizeof(struct fuse_statx_in), FS_OP_ROOT),
@@ -94,6 +95,11 @@ static const uint64_t fs_init_flags =
 	FUSE_AUTO_INVAL_DATA | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |
 	FUSE_PARALLEL_DIROPS | FUSE_POSIX_ACL | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
 	FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT | FUSE_INIT_EXT | FS_INIT_CREATE_SUPP_GROUP;
+
+/* Both or neither: the window of mapped files (ops_map.c). The guest offers them when its device has one. */
+#define FS_INIT_MAPS (FUSE_MAP_ALIGNMENT | FUSE_HAS_INODE_DAX)
+/* log2 of what parts of files and of the window are aligned to: VIRTIOFS_WINDOW_SLOT. */
+#define FS_MAP_ALIGNMENT 21
 
 bool fs_name_is_valid(const char *name)
 {
@@ -172,6 +178,10 @@ static int fs_op_init(struct fs_req *r)
 	if (in.flags & FUSE_INIT_EXT)
 		offered |= (uint64_t)in.flags2 << 32;
 	granted = offered & fs_init_flags;
+	if (r->fs->can_map && (offered & FS_INIT_MAPS) == FS_INIT_MAPS) {
+		granted |= FS_INIT_MAPS;
+		out->map_alignment = FS_MAP_ALIGNMENT;
+	}
 	out->max_readahead = in.max_readahead;
 	out->flags = (uint32_t)granted;
 	out->flags2 = (uint32_t)(granted >> 32);
@@ -183,6 +193,7 @@ static int fs_op_init(struct fs_req *r)
 	fs_lock(r->fs);
 	r->fs->dont_mask = granted & FUSE_DONT_MASK;
 	r->fs->setxattr_ext = granted & FUSE_SETXATTR_EXT;
+	r->fs->maps = granted & FUSE_HAS_INODE_DAX;
 	r->fs->ready = true;
 	fs_unlock(r->fs);
 	log_dbg(FS_COMP, "session starts: protocol 7.%u, flags 0x%llx of 0x%llx", in.minor,
@@ -287,6 +298,7 @@ static int fs_req_check_session(struct fs_req *r)
 	ready = r->fs->ready;
 	r->dont_mask = r->fs->dont_mask;
 	r->setxattr_ext = r->fs->setxattr_ext;
+	r->maps = r->fs->maps;
 	r->is_reader = r->fs->events_reader && r->fs->events_reader == r->h.pid;
 	fs_unlock(r->fs);
 	return ready == (r->h.opcode != FUSE_INIT) ? 0 : -EIO;
@@ -393,6 +405,8 @@ static void fs_worker_tell_opened(const struct fs_worker *w, struct fs_opened *r
 	*ret = (struct fs_opened){.fd = -1};
 	if (h)
 		*ret = (struct fs_opened){h->fd, h->id, h->node->id, h->node->export->id};
+	else if (w->lent.fd >= 0)
+		*ret = w->lent;
 }
 
 size_t fs_worker_begin(struct fs_worker *w, const struct iovec *req, unsigned int nr_req,
@@ -428,6 +442,7 @@ void fs_worker_end(struct fs_worker *w)
 {
 	fs_handle_put(w->fs, w->opened);
 	w->opened = NULL;
+	cleanup_closep(&w->lent.fd);
 	fs_worker_tick(w);
 }
 
@@ -447,6 +462,7 @@ int fs_worker_new(struct fs *fs, struct fs_worker **ret, struct err *err)
 	int e;
 
 	w->fs = fs;
+	w->lent.fd = -1;
 	/* The umask and the working directory are the process's until now. */
 	if (unshare(CLONE_FS) < 0)
 		return err_set(err, -errno, "separate a worker's working directory");

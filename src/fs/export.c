@@ -169,6 +169,11 @@ void fs_set_revoke_hook(struct fs *fs, int (*fn)(void *ctx, uint64_t export_id),
 	fs->revoke_ctx = ctx;
 }
 
+void fs_offer_mappings(struct fs *fs)
+{
+	fs->can_map = true;
+}
+
 /* Nobody has anything of e any more when this returns; or -EBUSY. Called and returns with the lock. */
 static int fs_export_revoke_locked(struct fs *fs, struct fs_export *e)
 {

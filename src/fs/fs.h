@@ -55,6 +55,9 @@ int fs_export_remove(struct fs *fs, const char *name, bool revoke);
 void fs_set_revoke_hook(struct fs *fs, int (*fn)(void *ctx, uint64_t export_id), void *ctx);
 #define FS_QUIESCE_MS 2000
 
+/* Before there are requests: the channel's peer maps files into the guest (struct fs_opened with fh 0), if the guest wants to. */
+void fs_offer_mappings(struct fs *fs);
+
 /* Ends a read that waits for changes by others, with nothing; the guest reads again. Any thread. */
 void fs_events_interrupt(struct fs *fs);
 /* What this process changes the guest has asked for, too: no events of it. Before there are requests. */
@@ -90,7 +93,7 @@ void fs_worker_free(struct fs_worker *w);
 size_t fs_worker_handle(struct fs_worker *w, const struct iovec *req, unsigned int nr_req,
 			const struct iovec *reply, unsigned int nr_reply);
 
-/* A regular file that a request opened, for a channel that lets its peer read and write by itself. */
+/* A regular file that a request opened, for a channel that lets its peer read and write by itself; or, fh 0, map it. */
 struct fs_opened {
 	int fd; /* borrowed until fs_worker_end() */
 	uint64_t fh, node_id, export_id;

@@ -12,7 +12,8 @@
  * A request that opened a regular file is answered with the file's descriptor besides (SCM_RIGHTS):
  * opened with exactly what the guest's open asked for. harpoon-vmm may then read and write by itself,
  * until RELEASE, DESTROY, or until harpoon-fs takes it back (FS_TRUNK_REVOKE). A file without descriptor is
- * read and written through the channel.
+ * read and written through the channel. SETUPMAPPING (virtio-fs's window) is answered with a descriptor, too, of number
+ * 0, for reading only: harpoon-vmm maps what was asked for, and answers REMOVEMAPPING by itself.
  *
  * All numbers are in host byte order: both ends are one machine's.
  */

@@ -97,6 +97,7 @@ struct fs_notify;
 
 struct fs {
 	struct fs_notify *notify; /* owned; constant */
+	bool can_map;		  /* fs_offer_mappings(); constant once there are requests */
 	int proc_fd;
 	uint64_t max_fds;
 	int dead_fd;	      /* owned: what descriptors of a revoked export become */
@@ -121,6 +122,7 @@ struct fs {
 	bool ready;
 	bool dont_mask;	     /* the guest leaves the umask to us (FUSE_DONT_MASK) */
 	bool setxattr_ext;   /* SETXATTR has its long form (FUSE_SETXATTR_EXT) */
+	bool maps;	     /* large files of read-only exports are mapped (FUSE_HAS_INODE_DAX) */
 	char state_why[256]; /* the thread that saves or restores */
 };
 
@@ -135,6 +137,7 @@ struct fs_worker {
 	uint64_t caps;		  /* permitted capabilities */
 	mode_t umask;		  /* of this thread, now */
 	struct fs_handle *opened; /* referenced: by the request being served; NULL = none */
+	struct fs_opened lent;	  /* by the same, a file to be mapped: fd owned, -1 = none */
 	struct iovec iov[IOV_MAX];
 	uint8_t in[FS_IN_MAX] __attribute__((aligned(8)));
 	uint8_t out[FS_OUT_MAX] __attribute__((aligned(8)));
@@ -159,6 +162,7 @@ struct fs_req {
 	size_t next_name;     /* offset in body of the next name to take */
 	bool dont_mask;	      /* of the session */
 	bool setxattr_ext;
+	bool maps;
 	bool is_reader; /* it comes from the process that replays changes by others */
 	bool has_group; /* a supplementary group came with the request */
 	gid_t group;
@@ -293,6 +297,9 @@ void fs_fill_open(struct fuse_open_out *o, const struct fs_export *e, uint64_t f
 /* What of the guest's open flags is passed on. -EINVAL, -EROFS. */
 int fs_open_flags(const struct fs_export *e, uint32_t guest_flags);
 
+/* ops_map.c: what fuse_attr.flags says of a node's file. */
+uint32_t fs_map_flags(struct fs *fs, const struct fs_node *node, const struct statx *st);
+
 int fs_op_lookup(struct fs_req *r);
 int fs_op_getattr(struct fs_req *r);
 int fs_op_setattr(struct fs_req *r);
@@ -319,6 +326,7 @@ int fs_op_fallocate(struct fs_req *r);
 int fs_op_lseek(struct fs_req *r);
 int fs_op_copy_file_range(struct fs_req *r);
 int fs_op_syncfs(struct fs_req *r);
+int fs_op_setupmapping(struct fs_req *r);
 int fs_op_opendir(struct fs_req *r);
 int fs_op_readdir(struct fs_req *r);
 int fs_op_readdirplus(struct fs_req *r);

@@ -67,6 +67,7 @@ int fs_entry_of_fd(struct fs *fs, struct fs_export *export, int fd, struct fuse_
 	if (e < 0)
 		return e;
 	fs_fill_entry(ret, node, &st);
+	ret->attr.flags = fs_map_flags(fs, node, &st);
 	if (ret_node)
 		*ret_node = node;
 	else
@@ -148,6 +149,8 @@ static int fs_answer_attr(struct fs_req *r)
 		return e;
 	out->attr_valid = r->node ? fs_timeout(r->node->export) : 0;
 	fs_fill_attr(&out->attr, &st, r->node ? r->node->ino_tag : 0);
+	if (r->node)
+		out->attr.flags = fs_map_flags(r->fs, r->node, &st);
 	return 0;
 }
 

@@ -39,7 +39,8 @@ enum {
 	FS_STATE_READY = 1 << 0,
 	FS_STATE_DONT_MASK = 1 << 1,
 	FS_STATE_SETXATTR_EXT = 1 << 2,
-	FS_STATE_FLAGS = (1 << 3) - 1,
+	FS_STATE_MAPS = 1 << 3,
+	FS_STATE_FLAGS = (1 << 4) - 1,
 };
 
 struct fs_state_session {
@@ -97,6 +98,7 @@ static int fs_state_put_session(struct fs *fs, struct buf *out)
 	flags |= fs->ready ? FS_STATE_READY : 0;
 	flags |= fs->dont_mask ? FS_STATE_DONT_MASK : 0;
 	flags |= fs->setxattr_ext ? FS_STATE_SETXATTR_EXT : 0;
+	flags |= fs->maps ? FS_STATE_MAPS : 0;
 	fs_unlock(fs);
 	s.flags = htole32(flags);
 	return fs_state_put(out, FS_STATE_SESSION, &s, sizeof(s), NULL, 0);
@@ -145,6 +147,7 @@ static int fs_state_load_session(struct fs *fs, const uint8_t *p, size_t len)
 		fs->ready = flags & FS_STATE_READY;
 		fs->dont_mask = flags & FS_STATE_DONT_MASK;
 		fs->setxattr_ext = flags & FS_STATE_SETXATTR_EXT;
+		fs->maps = fs->can_map && (flags & FS_STATE_MAPS);
 	}
 	fs_unlock(fs);
 	return r;
@@ -213,7 +216,7 @@ static void fs_state_undo(struct fs *fs)
 {
 	fs_forget_all(fs);
 	fs_lock(fs);
-	fs->ready = fs->dont_mask = fs->setxattr_ext = false;
+	fs->ready = fs->dont_mask = fs->setxattr_ext = fs->maps = false;
 	fs_unlock(fs);
 }
 

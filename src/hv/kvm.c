@@ -266,6 +266,8 @@ static int kvm_describe(const struct hv_params *p, FILE *f, struct err *err)
 		p->config->kernel_args, nr_taps, p->nr_nics - nr_taps);
 	if (p->nr_disks)
 		fprintf(f, "disks %zu\n", p->nr_disks);
+	if (p->config->dax_window_mib)
+		fprintf(f, "dax_window %u\n", p->config->dax_window_mib);
 	return 0;
 }
 

@@ -189,7 +189,10 @@ static int kvm_send_disk(struct kvm *k, const struct hv_disk *disk, size_t index
 static int kvm_send_devices(struct hv_vm *vm, int fs_fd, struct err *err)
 {
 	struct vmm_request vsock = {.device = {.kind = VMM_DEVICE_VSOCK, .cid = KVM_GUEST_CID}};
-	struct vmm_request fs = {.device = {.kind = VMM_DEVICE_FS, .tag = KVM_FS_TAG}};
+	struct vmm_request fs = {
+		.device = {.kind = VMM_DEVICE_FS,
+			   .tag = KVM_FS_TAG,
+			   .window_bytes = (uint64_t)vm->params.config->dax_window_mib << 20}};
 	struct vmm_request balloon = {.device.kind = VMM_DEVICE_BALLOON};
 	struct vmm_request rng = {.device.kind = VMM_DEVICE_RNG};
 	struct kvm *k = vm->backend;

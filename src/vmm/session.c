@@ -157,6 +157,7 @@ static int session_new_fs(struct session *s, const struct vmm_request *req, int 
 	const struct virtiofs_params params = {.tag = req->device.tag,
 					       .sock = take_fd(&fds[0]),
 					       .max_files = SESSION_FS_FILES_MAX,
+					       .window_bytes = req->device.window_bytes,
 					       .on_lost = session_on_fs_lost,
 					       .ctx = s};
 

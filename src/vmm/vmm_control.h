@@ -13,7 +13,7 @@
 #include <assert.h>
 #include <stdint.h>
 
-#define VMM_CONTROL_VERSION 2u
+#define VMM_CONTROL_VERSION 3u
 /* Number of the control socket's descriptor in harpoon-vmm. */
 #define VMM_CONTROL_FD 3
 
@@ -44,7 +44,7 @@ enum vmm_device_kind {
 	VMM_DEVICE_BALLOON,   /* no descriptor */
 	VMM_DEVICE_BLK,	      /* the file or block device; tag: its serial number */
 	VMM_DEVICE_NET, /* the tap, its offloads set as said, or with VMM_NET_STREAM a socket; mac */
-	VMM_DEVICE_FS,	/* the channel to harpoon-fs; tag */
+	VMM_DEVICE_FS,	/* the channel to harpoon-fs; tag, window_bytes */
 	VMM_DEVICE_MAX
 };
 
@@ -78,7 +78,8 @@ struct vmm_request {
 			uint32_t kind;
 			uint32_t flags;
 			uint64_t cid;
-			uint32_t offloads; /* TUN_F_* */
+			uint64_t window_bytes; /* of files that the guest maps; whole MiB */
+			uint32_t offloads;     /* TUN_F_* */
 			uint8_t mac[6];
 			char tag[VMM_TAG_MAX + 1];
 		} device;

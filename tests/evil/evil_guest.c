@@ -472,10 +472,23 @@ static uint32_t fill_fs(uint64_t at)
 		write32(at + k, one_in(3) ? odd_number() : rnd() % 256);
 	/* Now and then what a kernel begins with: INIT, or the look-up of the one name there is. */
 	if (one_in(3)) {
-		len = 40 + 16;
+		len = one_in(2) ? 40 + 16 : 40 + 64;
 		write32(at + 4, 26);
 		write32(at + 40, 7);
 		write32(at + 44, 36);
+		/* FUSE_INIT_EXT, FUSE_MAP_ALIGNMENT; FUSE_HAS_INODE_DAX */
+		write32(at + 52, 1u << 30 | 1u << 26);
+		write32(at + 56, 1u << 1);
+	} else if (one_in(3)) {
+		/* SETUPMAPPING and REMOVEMAPPING of slots that are there, and of some that are not. */
+		len = one_in(2) ? 40 + 40 : 40 + 4 + 16;
+		write32(at + 4, len == 80 ? 48 : 49);
+		for (unsigned int k = 40; k < 80; k += 8)
+			put64(at + k, one_in(4) ? rnd() : (uint64_t)(rnd() % 9) << 21);
+		if (len == 80)
+			put64(at + 64, 1 + rnd() % 3);
+		else
+			write32(at + 40, one_in(4) ? rnd() : 1);
 	} else if (one_in(3)) {
 		len = 40 + 5;
 		write32(at + 4, 1);

@@ -32,6 +32,7 @@
 #include "io.h"
 #include "virtio_driver.h"
 #include "virtiofs.h"
+#include "virtiofs_window.h"
 
 #define HIPRIO 0
 #define REQUESTS 1
@@ -146,15 +147,26 @@ static int ask(struct fixture *f, uint32_t opcode, uint64_t node)
 	return ask_len(f, opcode, node, &len);
 }
 
-static int init_session(struct fixture *f)
+static int init_session_with(struct fixture *f, uint64_t flags, struct fuse_init_out *ret)
 {
 	struct fuse_init_in in = {.major = FUSE_KERNEL_VERSION,
 				  .minor = FUSE_KERNEL_MINOR_VERSION,
-				  .flags = FUSE_HANDLE_KILLPRIV_V2};
+				  .flags = (uint32_t)flags,
+				  .flags2 = (uint32_t)(flags >> 32)};
+	int r;
 
 	begin(f);
 	add(f, &in, sizeof(in));
-	return ask(f, FUSE_INIT, 0);
+	r = ask(f, FUSE_INIT, 0);
+	memcpy(ret, answer(f), sizeof(*ret));
+	return r;
+}
+
+static int init_session(struct fixture *f)
+{
+	struct fuse_init_out out;
+
+	return init_session_with(f, FUSE_HANDLE_KILLPRIV_V2, &out);
 }
 
 static int lookup(struct fixture *f, uint64_t dir, const char *name, uint64_t *ret_node)
@@ -293,16 +305,22 @@ static int control(struct fixture *f, uint32_t op, const char *name, int fd, uin
 	return a.error;
 }
 
-static struct fixture *fixture_new(bool with_server, uint32_t max_files)
+#define NO_WINDOW 0
+
+static struct fixture *fixture_new_with(bool with_server, uint32_t max_files, uint64_t window)
 {
 	struct fixture *f = xcalloc(1, sizeof(*f));
-	struct virtiofs_params params = {
-		.tag = "harpoon", .max_files = max_files, .on_lost = on_lost, .ctx = f};
+	struct virtiofs_params params = {.tag = "harpoon",
+					 .max_files = max_files,
+					 .window_bytes = window,
+					 .on_lost = on_lost,
+					 .ctx = f};
 	struct err err = {0};
 	int pair[2];
 
 	f->control = f->server_end = -1;
-	strcpy(f->top, "/tmp/harpoon-test-virtiofs-XXXXXX");
+	/* tmpfs, whose files can be mapped whatever else this machine has. */
+	strcpy(f->top, "/dev/shm/harpoon-test-virtiofs-XXXXXX");
 	assert_non_null(mkdtemp(f->top));
 	snprintf(f->tree, sizeof(f->tree), "%s/tree", f->top);
 	assert_int_equal(mkdir(f->tree, 0755), 0);
@@ -319,6 +337,11 @@ static struct fixture *fixture_new(bool with_server, uint32_t max_files)
 	f->req_gpa = vdrv_alloc(f->d, BODY_MAX + 4096);
 	f->reply_gpa = vdrv_alloc(f->d, REPLY_MAX);
 	return f;
+}
+
+static struct fixture *fixture_new(bool with_server, uint32_t max_files)
+{
+	return fixture_new_with(with_server, max_files, NO_WINDOW);
 }
 
 static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
@@ -746,6 +769,317 @@ static void test_the_server_dies(void **state)
 	fixture_free(f);
 }
 
+/* --- the window of mapped files ------------------------------------------------------------------------ */
+
+#define SLOT VIRTIOFS_WINDOW_SLOT
+#define WINDOW (4ull * SLOT)
+#define FLAGS_OF_A_WINDOW (FUSE_INIT_EXT | FUSE_MAP_ALIGNMENT | FUSE_HAS_INODE_DAX)
+#define FILE_LEN (SLOT + 3 * 4096 + 5)
+
+static void export_tree(struct fixture *f, uint32_t flags)
+{
+	int fd = open(f->tree, O_PATH | O_CLOEXEC);
+
+	assert_int_equal(control(f, FS_CONTROL_EXPORT, "tree", fd, flags), 0);
+	close(fd);
+}
+
+/* "large", of which each page begins with its number; exported read-only unless flags say otherwise. */
+static struct fixture *window_new(uint32_t flags)
+{
+	cleanup_free uint8_t *data = xcalloc(1, FILE_LEN);
+	struct fuse_init_out out;
+	struct fixture *f;
+
+	if (geteuid()) {
+		print_message("# harpoon-fs takes root\n");
+		skip();
+	}
+	f = fixture_new_with(true, 16, WINDOW);
+	for (uint32_t i = 0; i * 4096 < FILE_LEN; i++)
+		memcpy(data + (size_t)i * 4096, &i, sizeof(i));
+	put_file(f, "large", data, FILE_LEN);
+	put_file(f, "small", "x", 1);
+	export_tree(f, flags);
+	assert_int_equal(init_session_with(f, FLAGS_OF_A_WINDOW, &out), 0);
+	assert_true(out.flags & FUSE_MAP_ALIGNMENT);
+	assert_true((uint64_t)out.flags2 << 32 & FUSE_HAS_INODE_DAX);
+	assert_int_equal(1u << out.map_alignment, SLOT);
+	assert_int_equal(lookup(f, FUSE_ROOT_ID, "tree", &f->root), 0);
+	return f;
+}
+
+/* Does the guest map this file? */
+static bool is_dax(struct fixture *f, const char *name, uint64_t *ret_node)
+{
+	const struct fuse_getattr_in in = {0};
+	struct fuse_entry_out e;
+	struct fuse_attr_out a;
+
+	assert_int_equal(lookup(f, f->root, name, ret_node), 0);
+	memcpy(&e, answer(f), sizeof(e));
+	begin(f);
+	add(f, &in, sizeof(in));
+	assert_int_equal(ask(f, FUSE_GETATTR, *ret_node), 0);
+	memcpy(&a, answer(f), sizeof(a));
+	assert_int_equal(a.attr.flags & FUSE_ATTR_DAX, e.attr.flags & FUSE_ATTR_DAX);
+	return e.attr.flags & FUSE_ATTR_DAX;
+}
+
+static int map(struct fixture *f, uint64_t node, const struct fuse_setupmapping_in *in)
+{
+	begin(f);
+	add(f, in, sizeof(*in));
+	return ask(f, FUSE_SETUPMAPPING, node);
+}
+
+static int map_slot(struct fixture *f, uint64_t node, uint64_t at, uint64_t offset)
+{
+	return map(f, node,
+		   &(struct fuse_setupmapping_in){.foffset = offset,
+						  .len = SLOT,
+						  .flags = FUSE_SETUPMAPPING_FLAG_READ,
+						  .moffset = at});
+}
+
+static int unmap(struct fixture *f, uint32_t count, uint32_t nr,
+		 const struct fuse_removemapping_one *ones)
+{
+	const struct fuse_removemapping_in in = {.count = count};
+
+	begin(f);
+	add(f, &in, sizeof(in));
+	add(f, ones, nr * sizeof(*ones));
+	return ask(f, FUSE_REMOVEMAPPING, FUSE_ROOT_ID);
+}
+
+/* The number that stands at a page of the window; 0 where nothing is mapped. */
+static uint32_t page_at(const struct fixture *f, uint64_t at)
+{
+	uint32_t number;
+
+	memcpy(&number, f->dev->shm + at, sizeof(number));
+	return number;
+}
+
+static void test_a_file_is_mapped(void **state)
+{
+	const struct fuse_removemapping_one ones[] = {{SLOT, SLOT}, {2 * SLOT, 2 * SLOT}};
+	struct fixture *f = window_new(FS_CONTROL_READ_ONLY);
+	uint64_t node, small;
+
+	(void)state;
+	assert_true(is_dax(f, "large", &node));
+	assert_false(is_dax(f, "small", &small));
+	assert_int_equal(page_at(f, SLOT + 4096), 0);
+	assert_int_equal(map_slot(f, node, SLOT, 0), 0);
+	assert_int_equal(map_slot(f, node, 3 * SLOT, SLOT), 0);
+	assert_int_equal(page_at(f, SLOT + 7 * 4096), 7);
+	assert_int_equal(page_at(f, 3 * SLOT + 4096), SLOT / 4096 + 1);
+	assert_int_equal(page_at(f, 4096), 0);
+	/* Another part in the same place, and a file of which nobody said so. */
+	assert_int_equal(map_slot(f, node, SLOT, SLOT), 0);
+	assert_int_equal(page_at(f, SLOT + 2 * 4096), SLOT / 4096 + 2);
+	assert_int_equal(map_slot(f, small, 2 * SLOT, 0), 0);
+	assert_int_equal(*(f->dev->shm + 2 * SLOT), 'x');
+	assert_int_equal(unmap(f, 2, 2, ones), 0);
+	for (uint64_t at = 0; at < WINDOW; at += 4096)
+		assert_int_equal(page_at(f, at), 0);
+	/* All of it is given back at the end of a session. */
+	assert_int_equal(map_slot(f, node, 0, 0), 0);
+	begin(f);
+	assert_int_equal(ask(f, FUSE_DESTROY, 0), 0);
+	assert_int_equal(page_at(f, 4096), 0);
+	fixture_free(f);
+}
+
+static void test_what_is_not_mapped(void **state)
+{
+	const struct fuse_setupmapping_in good = {.len = SLOT,
+						  .flags = FUSE_SETUPMAPPING_FLAG_READ};
+	const struct fuse_removemapping_one one = {0, SLOT};
+	struct fuse_setupmapping_in bad[9];
+	struct fixture *f = window_new(FS_CONTROL_READ_ONLY);
+	uint64_t node;
+
+	(void)state;
+	assert_true(is_dax(f, "large", &node));
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		bad[i] = good;
+	bad[0].len = 4096;
+	bad[1].len = 2 * SLOT;
+	bad[2].moffset = 4096;
+	bad[3].moffset = WINDOW;
+	bad[4].moffset = -(uint64_t)SLOT;
+	bad[5].foffset = 4096;
+	bad[6].foffset = 1ull << 63;
+	bad[7].flags = 0;
+	bad[8].flags = FUSE_SETUPMAPPING_FLAG_READ | 4;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		if (map(f, node, &bad[i]) != -EINVAL)
+			fail_msg("case %zu", i);
+	}
+	bad[7].flags = FUSE_SETUPMAPPING_FLAG_READ | FUSE_SETUPMAPPING_FLAG_WRITE;
+	assert_int_equal(map(f, node, &bad[7]), -EROFS);
+	assert_int_equal(map(f, f->root, &good), -EPERM);
+	assert_int_equal(map(f, FUSE_ROOT_ID, &good), -EPERM);
+	assert_int_equal(map(f, node + 1000, &good), -ESTALE);
+	assert_int_equal(unmap(f, 2, 1, &one), -EINVAL);
+	assert_int_equal(unmap(f, UINT32_MAX, 1, &one), -EINVAL);
+	assert_int_equal(unmap(f, 1, 1, &(struct fuse_removemapping_one){4096, SLOT}), -EINVAL);
+	assert_int_equal(unmap(f, 1, 1, &(struct fuse_removemapping_one){0, 8 * SLOT}), -EINVAL);
+	assert_int_equal(unmap(f, 1, 1, &(struct fuse_removemapping_one){SLOT, WINDOW}), -EINVAL);
+	assert_int_equal(unmap(f, 1, 1, &one), 0);
+	assert_int_equal(page_at(f, 4096), 0);
+	fixture_free(f);
+}
+
+/* Where the guest may write, or never asked for a window. */
+static void test_files_that_are_not_mapped(void **state)
+{
+	struct fixture *f = window_new(0);
+	uint64_t node;
+
+	(void)state;
+	assert_false(is_dax(f, "large", &node));
+	assert_int_equal(map_slot(f, node, 0, 0), -EPERM);
+	fixture_free(f);
+	f = fixture_new_with(true, 16, WINDOW);
+	put_file(f, "large", "", 0);
+	export_tree(f, FS_CONTROL_READ_ONLY);
+	assert_int_equal(init_session(f), 0);
+	assert_int_equal(lookup(f, FUSE_ROOT_ID, "tree", &f->root), 0);
+	assert_int_equal(lookup(f, f->root, "large", &node), 0);
+	assert_int_equal(map_slot(f, node, 0, 0), -ENOSYS);
+	fixture_free(f);
+}
+
+static void test_a_mapped_file_becomes_shorter(void **state)
+{
+	struct fixture *f = window_new(FS_CONTROL_READ_ONLY);
+	char path[160];
+	uint64_t node, mends;
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/large", f->tree);
+	assert_true(is_dax(f, "large", &node));
+	assert_int_equal(map_slot(f, node, 0, 0), 0);
+	assert_int_equal(map_slot(f, node, SLOT, SLOT), 0);
+	mends = f->dev->ops->shm_fault(f->dev);
+	assert_int_equal(truncate(path, 2 * 4096 + 1), 0);
+	assert_int_equal(f->dev->ops->shm_fault(f->dev), mends + 2);
+	/* There was nothing more to do. */
+	assert_int_equal(f->dev->ops->shm_fault(f->dev), mends + 2);
+	assert_int_equal(page_at(f, 4096), 1);
+	assert_int_equal(page_at(f, 2 * 4096), 2 & 0xff);
+	assert_int_equal(page_at(f, 3 * 4096), 0);
+	assert_int_equal(page_at(f, SLOT), 0);
+	assert_int_equal(truncate(path, 4096), 0);
+	assert_int_equal(f->dev->ops->shm_fault(f->dev), mends + 3);
+	assert_int_equal(page_at(f, 2 * 4096), 0);
+	/* It is written again; the next request finds it so. */
+	assert_int_equal(io_write_file(AT_FDCWD, path, "0123", 4), 0);
+	assert_int_equal(truncate(path, SLOT), 0);
+	begin(f);
+	assert_int_equal(ask(f, FUSE_STATFS, node), 0);
+	assert_memory_equal(f->dev->shm, "0123", 4);
+	assert_int_equal(page_at(f, SLOT - 4096), 0);
+	fixture_free(f);
+}
+
+/* When the export is taken back nothing of it is left, and its file system is free. */
+static void test_revoking_unmaps(void **state)
+{
+	struct fixture *f = window_new(FS_CONTROL_READ_ONLY);
+	uint64_t node;
+
+	(void)state;
+	assert_true(is_dax(f, "large", &node));
+	assert_int_equal(map_slot(f, node, 0, 0), 0);
+	assert_int_equal(page_at(f, 4096), 1);
+	assert_int_equal(control(f, FS_CONTROL_UNEXPORT, "tree", -1, FS_CONTROL_REVOKE), 0);
+	assert_int_equal(page_at(f, 4096), 0);
+	assert_int_equal(map_slot(f, node, 0, 0), -ESTALE);
+	fixture_free(f);
+}
+
+/* The guest of a saved machine finds mapped what it had mapped. */
+static void test_a_window_is_saved(void **state)
+{
+	struct fixture *f = window_new(FS_CONTROL_READ_ONLY), *g;
+	cleanup_free uint8_t *saved = NULL;
+	struct err err = {0};
+	uint64_t node, nr;
+	size_t len = 0;
+
+	(void)state;
+	assert_true(is_dax(f, "large", &node));
+	assert_int_equal(map_slot(f, node, 2 * SLOT, SLOT), 0);
+	if (f->dev->ops->save(f->dev, &saved, &len, &err))
+		fail_msg("%s", err.msg);
+	g = fixture_new_with(true, 16, WINDOW);
+	snprintf(g->tree, sizeof(g->tree), "%s", f->tree);
+	export_tree(g, FS_CONTROL_READ_ONLY);
+	if (g->dev->ops->load(g->dev, saved, len, &err))
+		fail_msg("%s", err.msg);
+	assert_int_equal(page_at(g, 2 * SLOT + 4096), SLOT / 4096 + 1);
+	assert_int_equal(page_at(g, 4096), 0);
+	assert_true(is_dax(g, "large", &(uint64_t){lookup(g, FUSE_ROOT_ID, "tree", &g->root)}));
+	fixture_free(g);
+	/* A device without a window, and a state that was cut. */
+	g = fixture_new(true, 16);
+	snprintf(g->tree, sizeof(g->tree), "%s", f->tree);
+	export_tree(g, FS_CONTROL_READ_ONLY);
+	assert_int_equal(g->dev->ops->load(g->dev, saved, len, &err), -EPROTO);
+	nr = WINDOW / SLOT;
+	memcpy(saved, &nr, sizeof(nr));
+	assert_int_equal(g->dev->ops->load(g->dev, saved, 40, &err), -EPROTO);
+	assert_int_equal(g->dev->ops->load(g->dev, saved, 7, &err), -EPROTO);
+	fixture_free(g);
+	fixture_free(f);
+}
+
+/* This process reads from the window for the guest, before anybody has mended anything. */
+static void test_reading_behind_the_end(void **state)
+{
+	struct fixture *f = window_new(FS_CONTROL_READ_ONLY);
+	char path[160];
+	uint64_t node;
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/large", f->tree);
+	assert_true(is_dax(f, "large", &node));
+	assert_int_equal(map_slot(f, node, SLOT, 0), 0);
+	assert_int_equal(truncate(path, 4096), 0);
+	assert_int_equal(page_at(f, SLOT + 4096), 0);
+	assert_int_equal(page_at(f, SLOT + 5 * 4096), 0);
+	assert_int_equal(truncate(path, 8192), 0);
+	assert_int_equal(io_write_file(AT_FDCWD, path, "0123", 4), 0);
+	begin(f);
+	assert_int_equal(ask(f, FUSE_STATFS, node), 0);
+	assert_memory_equal(f->dev->shm + SLOT, "0123", 4);
+	fixture_free(f);
+}
+
+static void test_windows_of_odd_sizes(void **state)
+{
+	const uint64_t sizes[] = {1, 4096, SLOT + 4096, VIRTIOFS_WINDOW_MAX + SLOT,
+				  -(uint64_t)SLOT};
+	struct err err = {0};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		struct virtiofs_params params = {.tag = "t", .window_bytes = sizes[i]};
+		struct virtio_device *dev;
+		int pair[2];
+
+		assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+		params.sock = pair[0];
+		assert_int_equal(virtiofs_new(&params, &dev, &err), -EINVAL);
+		close(pair[1]);
+	}
+}
+
 /* --- a server that lies ------------------------------------------------------------------------------ */
 
 struct liar {
@@ -788,10 +1122,10 @@ static void *liar_run(void *arg)
 	return NULL;
 }
 
-static struct fixture *liar_start(struct liar *l, const void *reply, size_t len, int fd)
+static struct fixture *liar_start_with(struct liar *l, const void *reply, size_t len, int fd,
+				       uint64_t window)
 {
-	struct fixture *f = fixture_new(false, 16);
-
+	struct fixture *f = fixture_new_with(false, 16, window);
 	char hello[64];
 
 	*l = (struct liar){.nr = IO_FDS_MAX, .reply_len = len, .fd = fd};
@@ -800,6 +1134,11 @@ static struct fixture *liar_start(struct liar *l, const void *reply, size_t len,
 	assert_int_equal(l->nr, 7);
 	assert_int_equal(pthread_create(&l->thread, NULL, liar_run, l), 0);
 	return f;
+}
+
+static struct fixture *liar_start(struct liar *l, const void *reply, size_t len, int fd)
+{
+	return liar_start_with(l, reply, len, fd, NO_WINDOW);
 }
 
 static void liar_stop(struct liar *l, struct fixture *f)
@@ -838,6 +1177,50 @@ static void test_broken_replies(void **state)
 		f->reply_room = 128;
 		assert_int_equal(ask(f, FUSE_STATFS, FUSE_ROOT_ID), -EIO);
 		vdrv_wait(f->d, &f->was_lost);
+		liar_stop(&l, f);
+	}
+}
+
+/* A mapping without a file, with one that is none, or with one that goes with an error. */
+static void test_mappings_that_are_lies(void **state)
+{
+	const struct fs_link_reply with = {.len = 16, .opened = 1, .export_id = 1},
+				   without = {.len = 16};
+	const struct {
+		const char *path;
+		const struct fs_link_reply *reply;
+		int error;
+	} cases[] = {
+		{NULL, &without, -EMFILE},
+		{"/dev/null", &with, -EINVAL},
+		{"/", &with, -EINVAL},
+		{"/proc/self/exe", &with, 0},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		int fd = cases[i].path ? open(cases[i].path, O_RDONLY | O_CLOEXEC) : -1;
+		struct liar l;
+		struct fixture *f = liar_start_with(&l, cases[i].reply, sizeof(with), fd, WINDOW);
+		struct fuse_out_header out;
+		uint32_t used;
+
+		begin(f);
+		add(f,
+		    &(struct fuse_setupmapping_in){.len = SLOT,
+						   .flags = FUSE_SETUPMAPPING_FLAG_READ},
+		    sizeof(struct fuse_setupmapping_in));
+		assert_true(offer(f, REQUESTS, FUSE_SETUPMAPPING, 7) >= 0);
+		vdrv_kick(f->d, REQUESTS);
+		(void)vdrv_wait_used(f->d, REQUESTS, &used);
+		memcpy(&out, vdrv_ptr(f->d, f->reply_gpa), sizeof(out));
+		/* The liar's answers are zeros. */
+		assert_int_equal(out.error, cases[i].error);
+		assert_int_equal(!memcmp(f->dev->shm,
+					 "\x7f"
+					 "ELF",
+					 4),
+				 !cases[i].error);
 		liar_stop(&l, f);
 	}
 }
@@ -981,9 +1364,18 @@ int main(void)
 		cmocka_unit_test(test_revoke_closes_what_was_handed_over),
 		cmocka_unit_test(test_save_and_load),
 		cmocka_unit_test(test_a_read_of_events_ends_for_a_save),
+		cmocka_unit_test(test_a_file_is_mapped),
+		cmocka_unit_test(test_what_is_not_mapped),
+		cmocka_unit_test(test_files_that_are_not_mapped),
+		cmocka_unit_test(test_a_mapped_file_becomes_shorter),
+		cmocka_unit_test(test_reading_behind_the_end),
+		cmocka_unit_test(test_revoking_unmaps),
+		cmocka_unit_test(test_a_window_is_saved),
+		cmocka_unit_test(test_windows_of_odd_sizes),
 		cmocka_unit_test(test_the_server_dies),
 		cmocka_unit_test(test_broken_replies),
 		cmocka_unit_test(test_descriptors_that_are_not_kept),
+		cmocka_unit_test(test_mappings_that_are_lies),
 		cmocka_unit_test(test_broken_trunk),
 		cmocka_unit_test(test_revoked_before_it_came),
 	};

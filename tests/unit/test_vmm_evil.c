@@ -174,8 +174,11 @@ static void on_lost(void *ctx, const char *why)
 /* The real harpoon-fs, of the same build, which takes root; false = not here. */
 static bool add_fs(struct fixture *f)
 {
-	struct virtiofs_params params = {
-		.tag = "harpoon", .max_files = 64, .on_lost = on_lost, .ctx = f};
+	struct virtiofs_params params = {.tag = "harpoon",
+					 .max_files = 64,
+					 .window_bytes = 16u << 20,
+					 .on_lost = on_lost,
+					 .ctx = f};
 	char trunk_arg[32], control_arg[32];
 	struct virtio_device *dev;
 	int trunk[2], pair[2];

@@ -26,6 +26,7 @@
 #define VIRTIOFS_COMP "virtio-fs"
 /* It looks at every file that the guest knows, on whatever disk. */
 #define VIRTIOFS_ANSWER_MS 30000
+#define VIRTIOFS_SAVED_WINDOW_MAX (64u << 10)
 
 static_assert(sizeof(struct virtio_fs_config) == VIRTIOFS_TAG_MAX + 4, "configuration layout");
 
@@ -69,6 +70,7 @@ static void virtiofs_revoke(struct virtiofs *f, uint64_t export_id)
 		return;
 	}
 	virtiofs_files_revoke(&f->files, export_id);
+	virtiofs_window_clear(&f->window, export_id);
 	f->revoking[f->nr_revoking++] = export_id;
 	virtiofs_answer_revoked(f);
 }
@@ -145,11 +147,17 @@ static int virtiofs_await(struct virtiofs *f, uint32_t type, uint8_t *data, size
 	return ret->error ? err_set(err, ret->error, "harpoon-fs answered") : 0;
 }
 
-/* Appends the next part of the session; *ret_len: of all of it. */
-static int virtiofs_save_part(struct virtiofs *f, struct buf *to, size_t *ret_len, struct err *err)
+/* A saved device: the window's slots that are in use, then the session of harpoon-fs. */
+struct virtiofs_saved_slot {
+	uint64_t at, node_id, offset;
+};
+
+/* Appends the next part of the session, which begins at `start`; *ret_len: of all of it. */
+static int virtiofs_save_part(struct virtiofs *f, struct buf *to, size_t start, size_t *ret_len,
+			      struct err *err)
 {
 	cleanup_free uint8_t *data = xmalloc(FS_TRUNK_DATA_MAX);
-	size_t from = to->len;
+	size_t from = to->len - start;
 	struct fs_trunk_msg msg;
 	int r = virtiofs_trunk_send(&f->channel, FS_TRUNK_SAVE, from, NULL, 0);
 
@@ -167,29 +175,51 @@ static int virtiofs_save_part(struct virtiofs *f, struct buf *to, size_t *ret_le
 	return r ? err_set(err, r, "keep the session of harpoon-fs") : 0;
 }
 
+static int virtiofs_save_window(struct virtiofs *f, struct buf *to)
+{
+	const struct virtiofs_window *w = &f->window;
+	uint64_t nr = 0;
+	int r;
+
+	for (uint32_t i = 0; i < w->nr; i++)
+		nr += w->slots[i].fd >= 0;
+	r = buf_append(to, &nr, sizeof(nr));
+	for (uint32_t i = 0; i < w->nr && !r; i++) {
+		const struct virtiofs_saved_slot s = {(uint64_t)i * VIRTIOFS_WINDOW_SLOT,
+						      w->slots[i].node_id, w->slots[i].offset};
+
+		if (w->slots[i].fd >= 0)
+			r = buf_append(to, &s, sizeof(s));
+	}
+	return r;
+}
+
 static int virtiofs_save(struct virtio_device *dev, uint8_t **ret, size_t *ret_len, struct err *err)
 {
 	struct virtiofs *f = virtiofs_of(dev);
 	cleanup(buf_done) struct buf all;
-	size_t len = 0;
+	size_t len = 0, start;
 	int r;
 
-	buf_init(&all, FS_TRUNK_STATE_MAX);
+	buf_init(&all, FS_TRUNK_STATE_MAX + VIRTIOFS_SAVED_WINDOW_MAX);
+	r = virtiofs_save_window(f, &all);
+	if (r)
+		return err_set(err, r, "keep what is mapped");
+	start = all.len;
 	do
-		r = virtiofs_save_part(f, &all, &len, err);
-	while (!r && all.len < len);
+		r = virtiofs_save_part(f, &all, start, &len, err);
+	while (!r && all.len - start < len);
 	if (r)
 		return r;
-	*ret = xmalloc(len);
-	memcpy(*ret, buf_head(&all), len);
-	*ret_len = len;
+	*ret = xmalloc(all.len);
+	memcpy(*ret, buf_head(&all), all.len);
+	*ret_len = all.len;
 	return 0;
 }
 
-static int virtiofs_load(struct virtio_device *dev, const uint8_t *state, size_t len,
-			 struct err *err)
+static int virtiofs_load_session(struct virtiofs *f, const uint8_t *state, size_t len,
+				 struct err *err)
 {
-	struct virtiofs *f = virtiofs_of(dev);
 	struct fs_trunk_msg msg;
 	int r;
 
@@ -203,6 +233,30 @@ static int virtiofs_load(struct virtio_device *dev, const uint8_t *state, size_t
 		state += n;
 		len -= n;
 	} while (!r && len);
+	return r;
+}
+
+static int virtiofs_load(struct virtio_device *dev, const uint8_t *state, size_t len,
+			 struct err *err)
+{
+	struct virtiofs *f = virtiofs_of(dev);
+	struct virtiofs_saved_slot s;
+	uint64_t nr = UINT64_MAX;
+	size_t start;
+	int r;
+
+	if (len >= sizeof(nr))
+		memcpy(&nr, state, sizeof(nr));
+	if (nr > f->window.nr || len - sizeof(nr) <= nr * sizeof(s))
+		return err_say(err, -EPROTO, "the state of the file system is cut short");
+	start = sizeof(nr) + nr * sizeof(s);
+	r = virtiofs_load_session(f, state + start, len - start, err);
+	for (uint64_t i = 0; i < nr && !r; i++) {
+		memcpy(&s, state + sizeof(nr) + i * sizeof(s), sizeof(s));
+		r = virtiofs_serve_map(f, s.at, s.node_id, s.offset);
+		if (r)
+			err_set(err, r, "map a file again that the guest had mapped");
+	}
 	return r;
 }
 
@@ -305,11 +359,17 @@ static void virtiofs_free(struct virtio_device *dev)
 	loop_watch_remove(f->event_watch);
 	virtiofs_channel_close(&f->channel);
 	virtiofs_files_done(&f->files);
+	virtiofs_window_done(&f->window);
 	close(f->event_fd);
 	free(f->lanes);
 	pthread_mutex_destroy(&f->lock);
 	virtio_device_done(&f->dev);
 	free(f);
+}
+
+static uint64_t virtiofs_shm_fault(struct virtio_device *dev)
+{
+	return virtiofs_window_mend(&virtiofs_of(dev)->window);
 }
 
 static const struct virtio_device_ops virtiofs_ops = {
@@ -319,6 +379,7 @@ static const struct virtio_device_ops virtiofs_ops = {
 	.stopping = virtiofs_stopping,
 	.save = virtiofs_save,
 	.load = virtiofs_load,
+	.shm_fault = virtiofs_shm_fault,
 	.free = virtiofs_free,
 };
 
@@ -368,12 +429,17 @@ int virtiofs_new(const struct virtiofs_params *params, struct virtio_device **re
 	}
 	r = virtiofs_channel_open(&f->channel, sock, VIRTIOFS_LINKS, err);
 	if (!r)
+		r = virtiofs_window_init(&f->window, params->window_bytes, err);
+	if (!r)
 		r = virtio_device_init(&f->dev, &virtiofs_ops, &virtiofs_info, err);
 	if (r) {
+		virtiofs_window_done(&f->window);
 		virtiofs_channel_close(&f->channel);
 		close(event_fd);
 		return r;
 	}
+	f->dev.shm = f->window.host;
+	f->dev.shm_len = f->window.len;
 	f->params = *params;
 	f->event_fd = event_fd;
 	pthread_mutex_init(&f->lock, NULL);

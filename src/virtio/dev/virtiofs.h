@@ -8,7 +8,8 @@
  * channel at its disposal while it serves. The trunk is the loop's.
  *
  * What the process needs for it: no limit on file sizes (RLIMIT_FSIZE), SIGXFSZ and SIGPIPE ignored. In the
- * workers' system call filter: preadv, pwritev, pwritev2, fstat, sendmsg, recvmsg, close, madvise.
+ * workers' system call filter: preadv, pwritev, pwritev2, fstat, sendmsg, recvmsg, close, madvise, mmap; in that of the vCPUs:
+ * fstat, mmap.
  */
 #pragma once
 
@@ -20,9 +21,10 @@
 #define VIRTIOFS_TAG_MAX 36
 
 struct virtiofs_params {
-	const char *tag;    /* what the guest mounts; at most VIRTIOFS_TAG_MAX bytes */
-	int sock;	    /* the trunk; taken over in any case */
-	uint32_t max_files; /* descriptors of files to hold at most */
+	const char *tag;       /* what the guest mounts; at most VIRTIOFS_TAG_MAX bytes */
+	int sock;	       /* the trunk; taken over in any case */
+	uint32_t max_files;    /* descriptors of files to hold at most */
+	uint64_t window_bytes; /* of files that the guest maps (virtiofs_window.h); 0 = none */
 	/*
 	 * Once, loop's thread: harpoon-fs is gone or broke the protocol. Every request fails from then
 	 * on; the VM is of no use any more.
@@ -33,7 +35,7 @@ struct virtiofs_params {
 
 /*
  * Says hello to harpoon-fs, without waiting for it. The device is taken over by a transport. Saved with a machine, it has
- * its session as harpoon-fs keeps it; restored, the guest's files have no descriptors here, and are read and written
+ * its session as harpoon-fs keeps it, and what is mapped in the window; restored, the guest's files have no descriptors here, and are read and written
  * through the channel.
  */
 int virtiofs_new(const struct virtiofs_params *params, struct virtio_device **ret, struct err *err);

@@ -69,6 +69,17 @@ static bool files_is_revoked_locked(const struct virtiofs_files *t, uint64_t exp
 	return false;
 }
 
+bool virtiofs_files_is_revoked(void *ctx, uint64_t export_id)
+{
+	struct virtiofs_files *t = ctx;
+	bool revoked;
+
+	pthread_mutex_lock(&t->lock);
+	revoked = files_is_revoked_locked(t, export_id);
+	pthread_mutex_unlock(&t->lock);
+	return revoked;
+}
+
 static int files_add_locked(struct virtiofs_files *t, const struct virtiofs_file *file)
 {
 	int32_t *bucket, index = t->first_free;

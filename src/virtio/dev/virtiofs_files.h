@@ -46,6 +46,8 @@ void virtiofs_files_release(struct virtiofs_files *t, uint64_t fh, uint64_t node
 /* All files; all of one export, and those of it that would still come. */
 void virtiofs_files_clear(struct virtiofs_files *t);
 void virtiofs_files_revoke(struct virtiofs_files *t, uint64_t export_id);
+/* Was the export taken back? ctx: the table (for virtiofs_window_map()). */
+bool virtiofs_files_is_revoked(void *ctx, uint64_t export_id);
 /* Is any descriptor of the export still held? */
 bool virtiofs_files_has(struct virtiofs_files *t, uint64_t export_id);
 uint32_t virtiofs_files_count(struct virtiofs_files *t);

@@ -8,6 +8,7 @@
 #include "virtiofs.h"
 #include "virtiofs_files.h"
 #include "virtiofs_link.h"
+#include "virtiofs_window.h"
 
 /* Queue 0 carries FORGET and has link 0. */
 #define VIRTIOFS_QUEUE_HIPRIO 0
@@ -24,6 +25,8 @@ struct virtiofs_head {
 		struct fuse_read_in read;
 		struct fuse_write_in write;
 		struct fuse_release_in release;
+		struct fuse_setupmapping_in map;
+		struct fuse_removemapping_in unmap;
 	};
 };
 
@@ -46,6 +49,7 @@ struct virtiofs {
 	uint8_t config[VIRTIOFS_TAG_MAX + 4];
 	struct virtiofs_channel channel;
 	struct virtiofs_files files;
+	struct virtiofs_window window;
 	int event_fd; /* owned eventfd, the loop's: lost, or a revoked file was closed */
 	struct loop_watch *trunk_watch, *event_watch;
 	/* The loop's: revocations not answered yet. */
@@ -62,5 +66,7 @@ struct virtiofs {
 
 /* virtiofs_serve.c: the bytes of the answer. Worker's thread. */
 size_t virtiofs_serve(struct virtiofs_lane *l);
+/* Maps what a saved machine had mapped. Loop's thread; no worker serves. */
+int virtiofs_serve_map(struct virtiofs *f, uint64_t at, uint64_t node_id, uint64_t offset);
 /* Any thread: nothing works any more, for the reason in the static text. */
 void virtiofs_lose(struct virtiofs *f, const char *why);

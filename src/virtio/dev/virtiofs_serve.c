@@ -24,6 +24,8 @@
 
 /* Protocol 7.37; not in every header. */
 #define SERVE_TMPFILE 51
+/* FUSE_REMOVEMAPPING_MAX_ENTRY with pages of 4 KiB. */
+#define SERVE_UNMAP_MAX 256
 
 static const struct iovec *serve_request(const struct virtiofs_lane *l)
 {
@@ -112,7 +114,15 @@ static bool serve_write(struct virtiofs_lane *l, size_t *ret_len)
 
 /* --- by harpoon-fs --------------------------------------------------------------------------------- */
 
-/* A descriptor came with an answer. The server may be anybody by now: only a regular file is kept. */
+/* The server may be anybody by now: no other files are kept. */
+static bool serve_is_regular(int fd)
+{
+	struct stat st;
+
+	return !syscall(SYS_fstat, fd, &st) && S_ISREG(st.st_mode);
+}
+
+/* A descriptor came with an answer. */
 static void serve_take_file(struct virtiofs_lane *l, const struct virtiofs_call *call)
 {
 	struct virtiofs_file file = {.fh = call->reply.fh,
@@ -120,10 +130,9 @@ static void serve_take_file(struct virtiofs_lane *l, const struct virtiofs_call 
 				     .export_id = call->reply.export_id,
 				     .fd = call->fd};
 	uint32_t opcode = l->head.h.opcode;
-	struct stat st;
 
 	if ((opcode != FUSE_OPEN && opcode != FUSE_CREATE && opcode != SERVE_TMPFILE) ||
-	    syscall(SYS_fstat, call->fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+	    !serve_is_regular(call->fd)) {
 		close(call->fd);
 		return;
 	}
@@ -131,14 +140,59 @@ static void serve_take_file(struct virtiofs_lane *l, const struct virtiofs_call 
 	(void)virtiofs_files_add(&l->f->files, &file);
 }
 
+/*
+ * The answer to a request that maps a part of a file, which harpoon-fs has allowed if it sent a descriptor. 0, or what the
+ * guest is told instead of the answer.
+ */
+static int serve_take_mapping(struct virtiofs *f, const struct virtiofs_link *link,
+			      const struct virtiofs_call *call, uint64_t node_id,
+			      const struct fuse_setupmapping_in *in)
+{
+	const struct virtiofs_window_slot slot = {.fd = call->fd,
+						  .node_id = node_id,
+						  .export_id = call->reply.export_id,
+						  .offset = in->foffset};
+	struct fuse_out_header out = {0};
+
+	if (call->reply.len >= sizeof(out))
+		memcpy(&out, link->slot + FS_CHANNEL_AREA, sizeof(out));
+	/* An error is passed on. Success without a file: this process has no room for descriptors. */
+	if (call->fd < 0)
+		return out.error ? 0 : -EMFILE;
+	if (out.error || in->len != VIRTIOFS_WINDOW_SLOT || !serve_is_regular(call->fd)) {
+		close(call->fd);
+		return -EINVAL;
+	}
+	return virtiofs_window_map(&f->window, in->moffset, &slot, virtiofs_files_is_revoked,
+				   &f->files);
+}
+
+static size_t serve_unmap(const struct virtiofs_lane *l)
+{
+	size_t off = sizeof(l->head.h) + sizeof(l->head.unmap);
+	uint32_t count = l->head.unmap.count;
+	struct fuse_removemapping_one one;
+	int r = 0;
+
+	if (count > SERVE_UNMAP_MAX || l->req_len != off + count * sizeof(one))
+		return serve_answer(l, -EINVAL, 0);
+	for (uint32_t i = 0; i < count && !r; i++, off += sizeof(one)) {
+		iov_read(serve_request(l), l->chain.nr_readable, off, &one, sizeof(one));
+		r = virtiofs_window_unmap(&l->f->window, one.moffset, one.len);
+	}
+	return serve_answer(l, r, 0);
+}
+
 /* The guest lets go: what is here must be closed when harpoon-fs closes its own. */
 static void serve_let_go(struct virtiofs_lane *l)
 {
 	if (l->head.h.opcode == FUSE_RELEASE &&
-	    l->req_len >= sizeof(l->head.h) + sizeof(l->head.release))
+	    l->req_len >= sizeof(l->head.h) + sizeof(l->head.release)) {
 		virtiofs_files_release(&l->f->files, l->head.release.fh, l->head.h.nodeid);
-	else if (l->head.h.opcode == FUSE_DESTROY)
+	} else if (l->head.h.opcode == FUSE_DESTROY) {
 		virtiofs_files_clear(&l->f->files);
+		virtiofs_window_clear(&l->f->window, 0);
+	}
 }
 
 static size_t serve_by_channel(struct virtiofs_lane *l)
@@ -160,8 +214,12 @@ static size_t serve_by_channel(struct virtiofs_lane *l)
 						 : "harpoon-fs is gone");
 		return serve_answer(l, -EIO, 0);
 	}
-	if (call.fd >= 0)
+	if (l->head.h.opcode == FUSE_SETUPMAPPING)
+		r = serve_take_mapping(l->f, link, &call, l->head.h.nodeid, &l->head.map);
+	else if (call.fd >= 0)
 		serve_take_file(l, &call);
+	if (r)
+		return serve_answer(l, r, 0);
 	iov_write(serve_reply(l), l->chain.nr_writable, 0, link->slot + FS_CHANNEL_AREA,
 		  call.reply.len);
 	virtiofs_link_trim(link, MAX(l->req_len, (size_t)call.reply.len));
@@ -178,6 +236,30 @@ static void serve_count(struct virtiofs *f, bool direct)
 	pthread_mutex_unlock(&f->lock);
 }
 
+int virtiofs_serve_map(struct virtiofs *f, uint64_t at, uint64_t node_id, uint64_t offset)
+{
+	const struct virtiofs_link *link = f->lanes[0].link;
+	const struct {
+		struct fuse_in_header h;
+		struct fuse_setupmapping_in in;
+	} req = {
+		.h = {.len = sizeof(req), .opcode = FUSE_SETUPMAPPING, .nodeid = node_id},
+		.in = {.foffset = offset,
+		       .len = VIRTIOFS_WINDOW_SLOT,
+		       .flags = FUSE_SETUPMAPPING_FLAG_READ,
+		       .moffset = at},
+	};
+	struct virtiofs_call call = {.len = sizeof(req), .room = sizeof(struct fuse_out_header)};
+	int r;
+
+	memcpy(link->slot, &req, sizeof(req));
+	r = virtiofs_link_call(link, &call);
+	if (r)
+		return r;
+	/* Without a descriptor it is refused, for whatever reason. */
+	return call.fd < 0 ? -ESTALE : serve_take_mapping(f, link, &call, node_id, &req.in);
+}
+
 size_t virtiofs_serve(struct virtiofs_lane *l)
 {
 	size_t len = 0;
@@ -190,6 +272,9 @@ size_t virtiofs_serve(struct virtiofs_lane *l)
 		iov_read(serve_request(l), l->chain.nr_readable, 0, &l->head, sizeof(l->head));
 	if (l->head_len < sizeof(l->head.h))
 		return 0;
+	virtiofs_window_renew(&l->f->window);
+	if (l->head.h.opcode == FUSE_REMOVEMAPPING)
+		return serve_unmap(l);
 	if (l->head.h.len == l->req_len && l->head.h.opcode == FUSE_READ)
 		direct = serve_read(l, &len);
 	else if (l->head.h.len == l->req_len && l->head.h.opcode == FUSE_WRITE)
