@@ -10,6 +10,7 @@
  *   e  sends so many single bytes back
  *   b  reads and writes the disk, so many MiB, and tells the figures: lines of name, tab, value, tab, unit
  *   f  the same with files of the shared file system: FILES/in, of so many MiB, and new ones
+ *   m  reads that file alone, by read() and by mmap()
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -21,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -165,6 +167,36 @@ static void files(int out, uint64_t mib)
 	umount("/mnt");
 }
 
+/* Microseconds of the first byte of a page somewhere, mapped anew. */
+static double map_anywhere(int fd, uint64_t mib)
+{
+	uint64_t nr_pages = mib * BLOCK / SMALL, at = 1, start;
+	volatile const char *p = mmap(NULL, mib * BLOCK, PROT_READ, MAP_SHARED, fd, 0);
+
+	if (p == MAP_FAILED)
+		die("map " FILES "/in");
+	start = now_ns();
+	for (unsigned int i = 0; i < NR_RANDOM; i++) {
+		at = at * 6364136223846793005u + 1442695040888963407u;
+		(void)p[(at >> 33) % nr_pages * SMALL];
+	}
+	return (double)(now_ns() - start) / 1e3 / NR_RANDOM;
+}
+
+static void mapped_files(int out, uint64_t mib)
+{
+	int in;
+
+	if (mount("harpoon", "/mnt", "virtiofs", 0, NULL))
+		die("mount /mnt");
+	in = open_or_die(FILES "/in", O_RDONLY);
+	tell(out, "file", "a page anywhere by mmap", map_anywhere(in, mib), "us");
+	tell(out, "file", "read in order", disk_in_order(in, mib, 0), "MB/s");
+	tell(out, "file", "read in order again", disk_in_order(in, mib, 0), "MB/s");
+	tell(out, "file", "a page anywhere by mmap, later", map_anywhere(in, mib), "us");
+	close(in);
+}
+
 static void send_all(int fd, uint64_t bytes)
 {
 	while (bytes) {
@@ -201,6 +233,9 @@ static void serve(int fd)
 		break;
 	case 'f':
 		files(fd, number);
+		break;
+	case 'm':
+		mapped_files(fd, number);
 		break;
 	default:
 		break;
