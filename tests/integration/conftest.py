@@ -359,6 +359,17 @@ def debian(session_box):
         return pytest.skip(f"no Debian image: {error}")
 
 
+@pytest.fixture(scope="session")
+def programs(work_folder):
+    """The static programs of tests/volume, by name."""
+    folder = work_folder / "volume-programs"
+    folder.mkdir()
+    for source in sorted((paths.ROOT / "tests/volume").glob("*.c")):
+        flags = ["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"]
+        subprocess.run(["gcc", *flags, "-o", folder / source.stem, source], check=True)
+    return folder
+
+
 @pytest.fixture
 def box(session_box, request):
     """The containerd of the session, with its ordinary configuration."""
@@ -367,6 +378,12 @@ def box(session_box, request):
         session_box.daemon.start()
     yield session_box
     session_box.daemon.write_conf()
+
+
+@pytest.fixture
+def window(box):
+    """VMs of harpoon-vmm have a window of mapped files: 16 MiB."""
+    box.daemon.write_conf(f"{box.daemon.conf.read_text()}\n[vm]\ndax_window = 16\n")
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from conftest import IS_HARPOON
 from harpoonlib import netlab, ttrpc
 from harpoonlib.containerd import wait_until
 from test_bootstrap import Bundle
+from test_dax import mappings
+from test_volumes import bind
 
 pytestmark = pytest.mark.skipif(not IS_HARPOON, reason="runc needs CRIU for this")
 
@@ -97,6 +99,25 @@ def test_goes_on_elsewhere(box, folder):
     done = box.exec(other, "date", "+%s")
     assert done.code == 0, done
     assert abs(int(done.out) - time.time()) < 5
+    box.kill_and_delete(other)
+    assert box.ctr("image", "rm", ref).code == 0
+
+
+@pytest.mark.nested
+def test_a_checkpoint_has_its_mappings(box, window, programs, folder):
+    (folder / "data/large").write_bytes(b"a" * (2 << 20) + b"b" * (2 << 20))
+    options = bind(folder / "data", "/vol", "ro") + bind(programs, "/programs", "ro")
+    script = "mkfifo /p; exec 3<>/p; /programs/mapped /vol/large reads <&3 > /out & echo wait 0 a >&3; wait"
+    name = box.detached("sh", "-c", script, options=options, rm=False)
+    lines = "i=0; while [ $(wc -l < /out) -lt {} ]; do sleep 0.1; done; cat /out"
+    assert box.exec(name, "sh", "-c", lines.format(1)).out == "done\n"
+    ref = f"checkpoint/{name}:1"
+    checkpoint(box, name, ref)
+    box.kill_and_delete(name)
+    other = restore(box, ref)
+    assert mappings(box, other)
+    done = box.exec(other, "sh", "-c", f"echo wait 0 a > /p; echo wait 1000 b > /p; {lines.format(3)}")
+    assert done.out == "done\ndone\ndone\n", done
     box.kill_and_delete(other)
     assert box.ctr("image", "rm", ref).code == 0
 

@@ -8,24 +8,11 @@ import time
 
 import pytest
 
-from harpoonlib import paths
 from harpoonlib.containerd import wait_until
 
 EXERCISE_TURNS = int(os.environ.get("HARPOON_TEST_EXERCISE_TURNS", "6"))
 EXERCISE_CHANGES = 60
 ENTRIES = int(os.environ.get("HARPOON_TEST_ENTRIES", "10000"))
-
-
-@pytest.fixture(scope="module")
-def programs(work_folder):
-    """The static programs of tests/volume, by name."""
-    folder = work_folder / "volume-programs"
-    folder.mkdir()
-    for source in sorted((paths.ROOT / "tests/volume").glob("*.c")):
-        flags = ["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"]
-        subprocess.run(["gcc", *flags, "-o", folder / source.stem, source], check=True)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def bind(source, target, how="rw"):
