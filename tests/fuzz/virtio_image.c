@@ -193,6 +193,8 @@ void virtio_image_run(struct virtio_image *image, struct virtio_device *dev, con
 	image->loop = loop_new();
 	check(image->loop != NULL);
 	check(!guest_mem_add(&mem, (gpa_t){0}, VIRTIO_IMAGE_RAM, image->ram));
+	check(!dev->shm_len ||
+	      !guest_mem_set_window(&mem, (gpa_t){VIRTIO_IMAGE_RAM}, dev->shm_len, dev->shm));
 	config.irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	m = virtio_mmio_new(&config);
 	/* A device with blocking queues has nothing for the loop. */
@@ -200,6 +202,8 @@ void virtio_image_run(struct virtio_image *image, struct virtio_device *dev, con
 		check(!virtio_mmio_start(m, &(struct virtio_env){.loop = image->loop}, &err));
 	if (size >= SETTINGS)
 		play(image, m, data, size);
+	if (image->end)
+		image->end(image);
 	virtio_mmio_free(m);
 	loop_free(image->loop);
 }

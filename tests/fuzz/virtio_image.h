@@ -11,7 +11,7 @@
  *   then   memory in pieces: address (16 bits), length (16 bits), bytes
  *
  * Queue i lies at i * 4096: descriptors, the available ring at + 0x400, the used ring at + 0x800.
- * Around guest memory lie pages without access: a device that leaves it crashes.
+ * Around guest memory lie pages without access: a device that leaves it crashes. A device's shared memory is at 1 MiB.
  */
 #pragma once
 
@@ -32,6 +32,7 @@ struct virtio_image {
 	void *ctx; /* the target's */
 	/* What the host does meanwhile (operation kind 4); may be NULL. */
 	void (*host)(struct virtio_image *image, uint8_t a, uint16_t b);
+	void (*end)(struct virtio_image *image); /* just before the device is freed; may be NULL */
 };
 
 /*
