@@ -116,6 +116,21 @@ def test_namespace_loses_its_interface(box, netns):
     box.kill_and_delete(name)
 
 
+@pytest.mark.parametrize("mount, words", [
+    (["-t", "tmpfs", "none", "/dev/net"], "open '/dev/net/tun' (modprobe tun): No such file or directory"),
+    (["--bind", "/dev/null", "/dev/net/tun"], "make a tap"),
+], ids=["no-node", "no-device"])
+def test_no_taps(box, netns, mount, words):
+    """F53: a container that would have interfaces is an error that says what is missing; nothing is left, and the next one runs."""
+    subprocess.run(["mount", *mount], check=True)
+    try:
+        done = box.run("true", options=netlab.joined(netns))
+        assert done.code and words in done.err, done
+    finally:
+        subprocess.run(["umount", mount[-1]], check=True)
+    assert box.run("cat", "/sys/class/net/eth0/mtu", options=netlab.joined(netns)).out.strip().isdigit()
+
+
 def test_root_in_use_by_the_host(box):
     """F54: processes of the host sit in the container's root when it is deleted: it goes nevertheless."""
     name = box.detached("sleep", "1000")
