@@ -113,6 +113,24 @@ def test_update_changes_host_and_guest(box):
     box.kill_and_delete(name)
 
 
+@pytest.mark.harpoon
+def test_room_to_grow(box):
+    """A VM that is larger than its container's limits, by annotation: Update raises them as far as that, at once."""
+    options = ["--annotation", "io.harpoon.memory=640M", "--annotation", "io.harpoon.vcpus=2",
+               "--memory-limit", str(64 * MIB), "--cpu-quota", "50000", "--cpu-period", "100000"]
+    name = box.detached("sleep", "1000", options=options)
+    block = ["dd", "if=/dev/zero", "of=/dev/null", "bs=300M", "count=1"]
+    assert box.exec(name, *block).code == 137
+    wanted = {"memory": {"limit": 500 * MIB}, "cpu": {"quota": 200000, "period": 100000}}
+    with client(box, name) as c:
+        c.call("Update", id=name, resources={"type_url": "x", "value": json.dumps(wanted).encode()})
+    done = box.exec(name, *block, exec_id="e2")
+    assert done.code == 0, done
+    assert box.exec(name, "nproc", exec_id="e3").out == "2\n"
+    assert box.status(name) == "RUNNING"
+    box.kill_and_delete(name)
+
+
 def memory_of_the_vm(box, name):
     """KiB of the host's memory that the VM's processes have, shared pages by their part."""
     return sum(pss_kib(pid) for program, pids in box.processes(name).items() if "shim" not in program for pid in pids)

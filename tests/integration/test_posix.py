@@ -19,6 +19,7 @@ import pytest
 import fs_server
 from conftest import BUILD
 from harpoonlib import paths
+from harpoonlib.containerd import SLOWNESS
 
 SOURCES = sorted((paths.ROOT / "tests/posix").glob("*.c"))
 DOCUMENT = paths.ROOT / "docs/fs.md"
@@ -125,7 +126,7 @@ class Places:
 
 
 def run(command):
-    done = subprocess.run(command, capture_output=True, check=False, timeout=280)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=280 * SLOWNESS)
     assert done.returncode == 0, (done.stderr, done.stdout[-500:])
     return parse(done.stdout.decode("utf-8", "surrogateescape"))
 
