@@ -13,12 +13,14 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "cleanup.h"
 #include "confine.h"
 #include "dev/balloon.h"
 #include "dev/virtiofs.h"
+#include "dev/virtiofs_window.h"
 #include "devices.h"
 #include "io.h"
 #include "log.h"
@@ -27,7 +29,7 @@
 #include "outbox.h"
 #include "streams.h"
 
-/* Of the descriptors that this process may have; streams and devices need theirs. */
+/* Files that the guest has open; a file without a descriptor here works, too. */
 #define SESSION_FS_FILES_MAX 12000
 
 #define SESSION_NETSTREAMS_MAX 8
@@ -151,15 +153,27 @@ static void session_on_fs_lost(void *ctx, const char *why)
 	session_over(s);
 }
 
+/* A quarter of the descriptors that this process may have is for streams and devices; the window needs its own. */
+static uint32_t session_fs_files_max(uint64_t window_bytes)
+{
+	uint64_t slots = window_bytes / VIRTIOFS_WINDOW_SLOT, max = SESSION_FS_FILES_MAX;
+	struct rlimit limit;
+
+	if (!getrlimit(RLIMIT_NOFILE, &limit))
+		max = MIN(max, (uint64_t)limit.rlim_cur / 4 * 3);
+	return (uint32_t)(max - MIN(slots, max / 2));
+}
+
 static int session_new_fs(struct session *s, const struct vmm_request *req, int *fds,
 			  struct virtio_device **ret, struct err *err)
 {
-	const struct virtiofs_params params = {.tag = req->device.tag,
-					       .sock = take_fd(&fds[0]),
-					       .max_files = SESSION_FS_FILES_MAX,
-					       .window_bytes = req->device.window_bytes,
-					       .on_lost = session_on_fs_lost,
-					       .ctx = s};
+	const struct virtiofs_params params = {
+		.tag = req->device.tag,
+		.sock = take_fd(&fds[0]),
+		.max_files = session_fs_files_max(req->device.window_bytes),
+		.window_bytes = req->device.window_bytes,
+		.on_lost = session_on_fs_lost,
+		.ctx = s};
 
 	return virtiofs_new(&params, ret, err);
 }
