@@ -164,8 +164,8 @@ def _mounts(facts):
             words = [word for word in words if not re.match("mode=1?[0-7]{3}$", word) or kind != "tmpfs"]
             found[f"{name}:super"] = ",".join(words)
             found[f"{name}:source"] = source
-    # Which masked paths exist is the kernel's affair.
-    found["mount-order"] = " ".join(point for point in order if point not in MASKED)
+    # Which masked paths exist is the kernel's affair, and so is this one.
+    found["mount-order"] = " ".join(point for point in order if point not in [*MASKED, "/proc/sysrq-trigger"])
     return found
 
 
