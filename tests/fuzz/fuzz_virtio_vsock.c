@@ -130,9 +130,7 @@ static void host(struct virtio_image *image, uint8_t a, uint16_t b)
 			vsock_detach(e->stream);
 		break;
 	default:
-		if (b % 8 == 0)
-			vsock_transport_reset(image->dev);
-		else if (b % 8 == 1)
+		if (b % 8 == 1)
 			load_changed(image, b);
 		break;
 	}

@@ -28,7 +28,6 @@
 #define CID 42
 #define RX 0
 #define TX 1
-#define EVENT 2
 #define BUF 4096
 #define HDR ((uint32_t)sizeof(struct virtio_vsock_hdr))
 #define EVENT_IDX (1ull << VIRTIO_RING_F_EVENT_IDX)
@@ -773,27 +772,6 @@ static void test_device_reset_ends_streams(void **state)
 	vdrv_wait(f->d, &e.done);
 }
 
-static void test_transport_reset_event(void **state)
-{
-	struct fixture *f = *state;
-	static struct end e = {0};
-	int fd = open_stream(f, &e, NULL);
-	uint64_t gpa = vdrv_alloc(f->d, 8);
-	uint32_t len;
-
-	memset(vdrv_ptr(f->d, gpa), 0xff, 8);
-	vsock_transport_reset(f->dev);
-	wait_end(f, &e, -ECONNRESET);
-	/* No buffer was there; it comes with the first one. */
-	assert_true(vdrv_add(f->d, EVENT, &(struct vdrv_buf){gpa, 8, true}, 1) >= 0);
-	vdrv_kick(f->d, EVENT);
-	vdrv_wait_used(f->d, EVENT, &len);
-	assert_int_equal(len, 4);
-	assert_int_equal(*(uint32_t *)vdrv_ptr(f->d, gpa), VIRTIO_VSOCK_EVENT_TRANSPORT_RESET);
-	assert_silent(f);
-	close(fd);
-}
-
 /* A device as it is made for a machine that is restored; its driver is up already. */
 static struct fixture *restored(const struct fixture *from, uint32_t kept_from)
 {
@@ -1414,7 +1392,6 @@ int main(void)
 		CASE(test_data_before_a_reset_is_delivered),
 		CASE(test_detach_tells_the_guest),
 		CASE(test_device_reset_ends_streams),
-		CASE(test_transport_reset_event),
 		CASE(test_saved_streams_go_on),
 		CASE(test_saved_streams_end),
 		CASE(test_saved_streams_of_others),

@@ -150,30 +150,6 @@ void vsock_pump(struct vsock *v)
 		virtio_queue_notify(rx);
 }
 
-static void vsock_send_event(struct vsock *v)
-{
-	struct virtio_queue *q = &v->dev.queues[VSOCK_QUEUE_EVENT];
-	const struct virtio_vsock_event event = {.id = htole32(VIRTIO_VSOCK_EVENT_TRANSPORT_RESET)};
-	size_t n;
-
-	if (!v->event_pending || !q->ready)
-		return;
-	if (virtio_queue_pop(q, &v->chain) != 1) {
-		if (!q->vq.broken && virtq_enable_kicks(&q->vq))
-			virtio_device_kick(&v->dev, VSOCK_QUEUE_EVENT);
-		return;
-	}
-	n = iov_write(v->chain.iov + v->chain.nr_readable, v->chain.nr_writable, 0, &event,
-		      sizeof(event));
-	if (n != sizeof(event)) {
-		virtio_queue_fail(q, "an event buffer is too small");
-		return;
-	}
-	v->event_pending = false;
-	virtq_push(&q->vq, v->chain.head, sizeof(event));
-	virtio_queue_notify(q);
-}
-
 /* --- from the guest ------------------------------------------------------------------------------ */
 
 static void vsock_receive_request(struct vsock *v, const struct virtio_vsock_hdr *h)
@@ -265,7 +241,7 @@ static bool vsock_queue_kick(struct virtio_device *dev, unsigned int index)
 		vsock_pump(v);
 		return false;
 	default:
-		vsock_send_event(v);
+		/* Buffers for events, of which there are none: a restored guest has its connections (vsock_save.c). */
 		return false;
 	}
 }
@@ -484,26 +460,6 @@ void vsock_detach(struct vsock_stream *s)
 	virtio_device_unlock(&v->dev);
 }
 
-static void vsock_void_all(struct vsock *v, int err)
-{
-	struct vsock_stream *s;
-
-	list_for_each (s, &v->streams, link)
-		vsock_stream_void(s, err);
-	v->nr_refusals = 0;
-}
-
-void vsock_transport_reset(struct virtio_device *dev)
-{
-	struct vsock *v = vsock_of(dev);
-
-	virtio_device_lock(dev);
-	vsock_void_all(v, -ECONNRESET);
-	v->event_pending = true;
-	vsock_send_event(v);
-	virtio_device_unlock(dev);
-}
-
 /* --- life ---------------------------------------------------------------------------------------- */
 
 static int vsock_start(struct virtio_device *dev, struct loop *loop, struct err *err)
@@ -526,9 +482,11 @@ static void vsock_config_read(struct virtio_device *dev, uint32_t off, void *dat
 static void vsock_reset(struct virtio_device *dev)
 {
 	struct vsock *v = vsock_of(dev);
+	struct vsock_stream *s;
 
-	vsock_void_all(v, -ECONNRESET);
-	v->event_pending = false;
+	list_for_each (s, &v->streams, link)
+		vsock_stream_void(s, -ECONNRESET);
+	v->nr_refusals = 0;
 }
 
 static void vsock_free(struct virtio_device *dev)

@@ -88,8 +88,3 @@ void vsock_set_paused(struct virtio_device *dev, bool paused);
 
 /* Has the guest's driver come up (DRIVER_OK)? */
 bool vsock_is_ready(struct virtio_device *dev);
-/*
- * After a restore: all connections the guest knows are void. Ends the streams of this side and tells
- * the guest by a TRANSPORT_RESET event, as soon as it offers a buffer for it.
- */
-void vsock_transport_reset(struct virtio_device *dev);
