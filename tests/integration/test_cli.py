@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from conftest import BUILD, IS_HARPOON
 from harpoonlib import images, paths
-from harpoonlib.containerd import Containerd
+from harpoonlib.containerd import SLOWNESS, Containerd
 
 pytestmark = [
     pytest.mark.harpoon,
@@ -83,7 +83,7 @@ def test_installation(box, host_folder):
     prefix = host_folder / "prefix"
     env = dict(os.environ, PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME=os.environ.get("HOME", "/root"))
     make = ["make", "-C", paths.ROOT, "--no-print-directory", "install", f"PREFIX={prefix}", "DESTDIR="]
-    done = subprocess.run(make, env=env, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(make, env=env, capture_output=True, text=True, timeout=280 * SLOWNESS, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     for path in ("bin/containerd-shim-harpoon-v1", "bin/harpoon", "libexec/harpoon/harpoon-fs",
                  "share/harpoon/vmlinux", "share/harpoon/initrd", "etc/harpoon/harpoon.conf",
@@ -109,7 +109,7 @@ def test_installation_below_destdir(box, host_folder):
     (root / "etc/harpoon").mkdir(parents=True)
     (root / "etc/harpoon/harpoon.conf").write_text("# mine\n")
     make = ["make", "-C", paths.ROOT, "--no-print-directory", "install", "PREFIX=/usr", f"DESTDIR={root}"]
-    done = subprocess.run(make, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(make, capture_output=True, text=True, timeout=280 * SLOWNESS, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert (root / "etc/harpoon/harpoon.conf").read_text() == "# mine\n"
     assert "kernel = /usr/share/harpoon/vmlinux" in (root / "etc/harpoon/harpoon.conf.sample").read_text()
