@@ -96,7 +96,7 @@ struct vsock {
 	struct loop *loop; /* borrowed */
 	int wake_fd;	   /* eventfd: there is something in accepting or finished */
 	struct loop_watch *wake_watch;
-	bool paused;	    /* no answer of the guest's can come */
+	bool paused; /* no answer of the guest's can come */
 	unsigned int nr_streams, nr_by_guest;
 	uint64_t promised; /* sum of buf_alloc */
 	struct list buckets[VSOCK_BUCKETS];
