@@ -73,6 +73,8 @@ static const struct fs_op fs_ops[] = {
 	OP(READDIR, readdir, sizeof(struct fuse_read_in), FS_OP_ROOT),
 	OP(RELEASEDIR, release, sizeof(struct fuse_release_in), FS_OP_SESSION),
 	OP(FSYNCDIR, fsync, sizeof(struct fuse_fsync_in), FS_OP_ROOT),
+	OP(GETLK, getlk, sizeof(struct fuse_lk_in), 0),
+	OP(SETLK, setlk, sizeof(struct fuse_lk_in), 0),
 	OP(CREATE, create, sizeof(struct fuse_create_in), FS_OP_WRITES | FS_OP_CREATES),
 	OP(IOCTL, ioctl, sizeof(struct fuse_ioctl_in), FS_OP_ROOT),
 	OP(DESTROY, destroy, 0, FS_OP_SESSION),

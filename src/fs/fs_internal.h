@@ -79,7 +79,8 @@ struct fs_node {
 	uint64_t ino_tag; /* makes inode numbers of several devices distinct for the guest */
 	/* Of an open that the guest's cached pages are surely not older than; fs.lock. 0 = of none. */
 	struct timespec cached_ctime;
-	struct fs_export *export; /* one reference */
+	struct fs_export *export;  /* one reference */
+	struct fs_locker *lockers; /* owned (ops_lock.c); fs.lock */
 };
 
 /* One open file or directory. */
@@ -297,6 +298,11 @@ void fs_fill_open(struct fuse_open_out *o, const struct fs_export *e, uint64_t f
 /* What of the guest's open flags is passed on. -EINVAL, -EROFS. */
 int fs_open_flags(const struct fs_export *e, uint32_t guest_flags);
 
+/* ops_lock.c */
+void fs_lockers_revoke_locked(struct fs *fs, const struct fs_node *node);
+/* The node is nobody's any more. */
+void fs_lockers_free(struct fs *fs, struct fs_node *node);
+
 /* ops_map.c: what fuse_attr.flags says of a node's file. */
 uint32_t fs_map_flags(struct fs *fs, const struct fs_node *node, const struct statx *st);
 
@@ -327,6 +333,8 @@ int fs_op_lseek(struct fs_req *r);
 int fs_op_copy_file_range(struct fs_req *r);
 int fs_op_syncfs(struct fs_req *r);
 int fs_op_setupmapping(struct fs_req *r);
+int fs_op_setlk(struct fs_req *r);
+int fs_op_getlk(struct fs_req *r);
 int fs_op_opendir(struct fs_req *r);
 int fs_op_readdir(struct fs_req *r);
 int fs_op_readdirplus(struct fs_req *r);

@@ -80,6 +80,12 @@ struct fuse_statx_out {
 };
 #endif
 
+/*
+ * Ours, in fuse_open_out.open_flags: others may lock the file, too (guest/kernel/fuse_shared_locks.c). Other kernels take no
+ * notice, and locks hold within the guest.
+ */
+#define FS_OPEN_SHARED_LOCKS (1u << 31)
+
 static_assert(sizeof(struct fuse_in_header) == 40, "request header layout");
 static_assert(sizeof(struct fuse_statx_out) == 288, "statx answer layout");
 

@@ -188,6 +188,7 @@ static bool fs_node_put_locked(struct fs *fs, struct fs_node *n)
 static void fs_node_free(struct fs *fs, struct fs_node *n)
 {
 	fs_notify_unwatch(fs, n);
+	fs_lockers_free(fs, n);
 	fs_export_put(fs, n->export);
 	close(n->fd);
 	free(n);
@@ -380,8 +381,10 @@ void fs_revoke_locked(struct fs *fs, struct fs_export *export)
 	for (uint32_t i = 0; i < fs->node_slots.nr; i++) {
 		const struct fs_node *n = fs->node_slots.slots[i].ptr;
 
-		if (n && n->export == export)
-			(void)dup3(fs->dead_fd, n->fd, O_CLOEXEC);
+		if (!n || n->export != export)
+			continue;
+		(void)dup3(fs->dead_fd, n->fd, O_CLOEXEC);
+		fs_lockers_revoke_locked(fs, n);
 	}
 	for (uint32_t i = 0; i < fs->handle_slots.nr; i++) {
 		const struct fs_handle *h = fs->handle_slots.slots[i].ptr;

@@ -42,6 +42,8 @@ void fs_fill_open(struct fuse_open_out *o, const struct fs_export *e, uint64_t f
 	o->fh = fh;
 	if (e->flags & FS_CONTROL_EXCLUSIVE)
 		o->open_flags |= FOPEN_KEEP_CACHE | (dir ? FOPEN_CACHE_DIR : 0);
+	else if (!dir)
+		o->open_flags |= FS_OPEN_SHARED_LOCKS;
 	/* Spares a round trip for each close() that could not report anything. */
 	if (!dir && (!e->flush || (flags & O_ACCMODE) == O_RDONLY))
 		o->open_flags |= FOPEN_NOFLUSH;

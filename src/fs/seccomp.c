@@ -74,6 +74,7 @@ static const struct confine_call confine_calls[] = {
 	{SCMP_SYS(syncfs), "SYNCFS"},
 	{SCMP_SYS(fallocate), "FALLOCATE"},
 	{SCMP_SYS(lseek), "LSEEK; position in a directory"},
+	{SCMP_SYS(flock), "SETLK of a whole file"},
 	{SCMP_SYS(copy_file_range), "COPY_FILE_RANGE"},
 	{SCMP_SYS(getdents64), "READDIR"},
 	{SCMP_SYS(close), "RELEASE, FORGET"},
@@ -109,10 +110,12 @@ static const struct confine_call confine_calls[] = {
 };
 
 static const int confine_fcntl_commands[] = {
-	F_GET_SEALS,	/* of the channel's memory */
-	F_GETFL,	/* what kind of descriptor is an export */
-	F_SETFL,	/* kick and call descriptors do not block */
-	F_DUPFD_CLOEXEC /* FLUSH; a node for an export */
+	F_GET_SEALS,	 /* of the channel's memory */
+	F_GETFL,	 /* what kind of descriptor is an export */
+	F_SETFL,	 /* kick and call descriptors do not block */
+	F_DUPFD_CLOEXEC, /* FLUSH; a node for an export */
+	F_OFD_SETLK,	 /* SETLK */
+	F_OFD_GETLK,	 /* GETLK */
 };
 
 static int confine_rules(scmp_filter_ctx ctx)

@@ -322,6 +322,91 @@ def test_two_containers_with_one_file_mapped(box, programs, host_folder):
         second.close()
 
 
+class HostLocker:
+    """tests/volume/locker.c on the host, spoken to as in a container."""
+
+    def __init__(self, program, path):
+        self.process = subprocess.Popen([program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "READY\n"
+
+    def ask(self, text):
+        self.process.stdin.write(f"{text}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def close(self):
+        self.process.stdin.close()
+        assert self.process.wait(10) == 0
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def lockers(box, programs, host_folder):
+    """Two containers and the host, each with the same file open."""
+    (host_folder / "f").write_text("x" * 100)
+    options = bind(host_folder, "/v") + bind(programs, "/programs", "ro")
+    found = [Shell(box, ["/programs/locker", "/v/f"], options) for _ in range(2)]
+    for shell in found:
+        assert shell.read() == "READY"
+    found.append(HostLocker(programs / "locker", host_folder / "f"))
+    yield found
+    for locker in found:
+        locker.close()
+
+
+@pytest.mark.parametrize("kind", ["posix", "ofd", "flock"])
+def test_locks_between_containers_and_the_host(lockers, kind):
+    """Whoever has a lock keeps out the others, wherever they are; a wait can be interrupted, and ends with the lock."""
+    for one in lockers:
+        others = [locker for locker in lockers if locker is not one]
+        assert one.ask(f"try {kind} w 0 10") == "ok"
+        for other in others:
+            assert other.ask(f"try {kind} r 5 1") == "EAGAIN"
+            assert other.ask(f"wait {kind} w 9 1") == "EINTR"
+            if kind != "flock":
+                assert other.ask(f"get {kind} w 0 0") == "w"
+                assert other.ask(f"try {kind} w 10 1") == "ok"
+                assert other.ask(f"try {kind} u 10 1") == "ok"
+        # Its own lock is no hindrance, and can become another
+        assert one.ask(f"try {kind} r 0 10") == "ok"
+        for other in others:
+            assert other.ask(f"try {kind} r 0 10") == "ok"
+        assert one.ask(f"try {kind} w 0 10") == "EAGAIN"
+        for other in others:
+            assert other.ask(f"try {kind} u 0 0") == "ok"
+        assert one.ask(f"try {kind} w 0 10") == "ok"
+        waiter = next(other for other in others if isinstance(other, Shell))
+        waiter.say(f"wait {kind} w 0 10")
+        assert one.ask(f"try {kind} u 0 0") == "ok"
+        assert waiter.read() == "ok"
+        assert waiter.ask(f"try {kind} u 0 0") == "ok"
+
+
+def test_locks_go_with_their_owner(box, programs, host_folder):
+    """With the process that closes the file or dies, and with the whole container."""
+    (host_folder / "f").write_text("x" * 100)
+    options = bind(host_folder, "/v") + bind(programs, "/programs", "ro")
+    host = HostLocker(programs / "locker", host_folder / "f")
+    name = box.detached("sleep", "1000", options=options)
+    for number, kind in enumerate(("posix", "ofd", "flock")):
+        script = f"(echo try {kind} w 0 0; sleep 1000) | /programs/locker /v/f > /out{number}"
+        args = ["--exec-id", f"holder{number}", "-d", name, "sh", "-c", script]
+        assert box.ctr("task", "exec", "--fifo-dir", box.daemon.fifos, *args).code == 0
+        assert wait_until(lambda: box.execute(name, "cat", f"/out{number}") == "READY\nok\n", 20)
+        assert host.ask(f"try {kind} w 0 0") == "EAGAIN"
+        box.execute(name, "sh", "-c", "kill -9 $(pidof locker)")
+        assert wait_until(lambda: host.ask(f"try {kind} w 0 0") == "ok", 20)
+        assert host.ask(f"try {kind} u 0 0") == "ok"
+    script = "(echo try posix w 0 0; sleep 1000) | /programs/locker /v/f > /out"
+    args = ["--exec-id", "last", "-d", name, "sh", "-c", script]
+    assert box.ctr("task", "exec", "--fifo-dir", box.daemon.fifos, *args).code == 0
+    assert wait_until(lambda: host.ask("get posix w 0 0") == "w", 20)
+    box.kill_and_delete(name)
+    assert host.ask("try posix w 0 0") == "ok"
+    host.close()
+    box.forget_fifos()
+
+
 def bytes_read(box, name):
     """What the host processes of a container have read from files so far."""
     total = 0

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -486,6 +487,119 @@ static void test_init_negotiates(void **state)
 	assert_false(out.flags & (FUSE_EXPORT_SUPPORT | FUSE_SUBMOUNTS));
 }
 
+/* --- locks ------------------------------------------------------------------------------------------- */
+
+#define WHOLE 0, INT64_MAX
+
+static int ask_lock(struct fixture *f, uint32_t opcode, uint64_t node, const struct fuse_lk_in *in,
+		    struct fuse_file_lock *ret)
+{
+	int r;
+
+	begin(f);
+	add(f, in, sizeof(*in));
+	r = send_it(f, opcode, node);
+	if (!r && ret)
+		memcpy(ret, body(f), sizeof(*ret));
+	return r;
+}
+
+static int set_lock(struct fixture *f, uint64_t node, uint64_t fh, uint64_t owner, uint32_t type,
+		    uint64_t start, uint64_t end)
+{
+	const struct fuse_lk_in in = {
+		.fh = fh, .owner = owner, .lk = {.start = start, .end = end, .type = type}};
+
+	return ask_lock(f, FUSE_SETLK, node, &in, NULL);
+}
+
+static int set_flock(struct fixture *f, uint64_t node, uint64_t fh, uint64_t owner, uint32_t type)
+{
+	const struct fuse_lk_in in = {.fh = fh,
+				      .owner = owner,
+				      .lk = {.end = INT64_MAX, .type = type},
+				      .lk_flags = FUSE_LK_FLOCK};
+
+	return ask_lock(f, FUSE_SETLK, node, &in, NULL);
+}
+
+static void test_locks_of_owners_and_of_the_host(void **unused)
+{
+	struct fixture *f = *unused;
+	struct flock host = {.l_type = F_WRLCK, .l_len = 5};
+	struct fuse_file_lock found;
+	uint64_t node, fh;
+	char path[128];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/locked", f->tree);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	assert_true(fd >= 0);
+	node = must_lookup(f, f->root, "locked");
+	assert_int_equal(open_node(f, FUSE_OPEN, node, O_RDWR, &fh), 0);
+	/* Between two owners of the guest, and the host. */
+	assert_int_equal(set_lock(f, node, fh, 1, F_WRLCK, 0, 9), 0);
+	assert_int_equal(set_lock(f, node, fh, 2, F_RDLCK, 9, 20), -EAGAIN);
+	assert_int_equal(set_lock(f, node, fh, 2, F_RDLCK, 10, 20), 0);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &host), -1);
+	assert_int_equal(errno, EAGAIN);
+	assert_int_equal(set_lock(f, node, fh, 1, F_UNLCK, WHOLE), 0);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &host), 0);
+	assert_int_equal(set_lock(f, node, fh, 1, F_RDLCK, 4, 4), -EAGAIN);
+	assert_int_equal(
+		ask_lock(f, FUSE_GETLK, node,
+			 &(struct fuse_lk_in){.fh = fh, .owner = 3, .lk = {0, 5, F_WRLCK, 0}},
+			 &found),
+		0);
+	assert_int_equal(found.type, F_WRLCK);
+	assert_int_equal(found.start, 0);
+	assert_int_equal(found.end, 4);
+	assert_int_equal(found.pid, 0);
+	/* flock() is another kind. */
+	assert_int_equal(set_flock(f, node, fh, 1, F_WRLCK), 0);
+	assert_int_equal(flock(fd, LOCK_SH | LOCK_NB), -1);
+	assert_int_equal(set_flock(f, node, fh, 2, F_RDLCK), -EAGAIN);
+	assert_int_equal(set_flock(f, node, fh, 1, F_RDLCK), 0);
+	assert_int_equal(flock(fd, LOCK_SH | LOCK_NB), 0);
+	assert_int_equal(set_flock(f, node, fh, 1, F_UNLCK), 0);
+	/* What is none. */
+	assert_int_equal(set_lock(f, node, fh + 1, 1, F_RDLCK, WHOLE), -EBADF);
+	assert_int_equal(set_lock(f, node, fh, 1, 77, WHOLE), -EINVAL);
+	assert_int_equal(set_lock(f, node, fh, 1, F_RDLCK, 5, 4), -EINVAL);
+	assert_int_equal(set_lock(f, node, fh, 1, F_RDLCK, 0, UINT64_MAX), -EINVAL);
+	assert_int_equal(set_lock(f, f->root, fh, 1, F_RDLCK, WHOLE), -EBADF);
+	/* They end with the file, whoever forgot them. */
+	assert_int_equal(set_lock(f, node, fh, 4, F_WRLCK, 50, 59), 0);
+	host = (struct flock){.l_type = F_WRLCK, .l_start = 50, .l_len = 1};
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &host), -1);
+	assert_int_equal(release(f, FUSE_RELEASE, node, fh), 0);
+	forget(f, node, UINT64_MAX);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &host), 0);
+	close(fd);
+}
+
+/* Only where others may lock, the guest asks. */
+static void test_which_files_are_locked_for_all(void **unused)
+{
+	struct fixture *f = *unused;
+	uint64_t own, node, fh;
+	struct fuse_open_out out;
+
+	assert_int_equal(export_path(f, "own", f->tree, FS_CONTROL_EXCLUSIVE), 0);
+	own = must_lookup(f, FUSE_ROOT_ID, "own");
+	node = must_lookup(f, own, "file");
+	assert_int_equal(open_node(f, FUSE_OPEN, node, O_RDONLY, &fh), 0);
+	memcpy(&out, body(f), sizeof(out));
+	assert_false(out.open_flags & FS_OPEN_SHARED_LOCKS);
+	node = must_lookup(f, f->root, "file");
+	assert_int_equal(open_node(f, FUSE_OPEN, node, O_RDONLY, &fh), 0);
+	memcpy(&out, body(f), sizeof(out));
+	assert_true(out.open_flags & FS_OPEN_SHARED_LOCKS);
+	assert_int_equal(set_lock(f, node, fh, 1, F_WRLCK, WHOLE), 0);
+	assert_int_equal(fs_export_remove(f->fs, "tree", true), 0);
+	assert_int_equal(set_lock(f, node, fh, 1, F_UNLCK, WHOLE), -ESTALE);
+}
+
 static void test_sessions_begin_and_end(void **state)
 {
 	struct fixture *f = *state;
@@ -554,8 +668,6 @@ static void test_unknown_and_unwanted_operations(void **state)
 	static const uint32_t ops[] = {0,
 				       7,
 				       19,
-				       FUSE_GETLK,
-				       FUSE_SETLK,
 				       FUSE_SETLKW,
 				       FUSE_ACCESS,
 				       FUSE_INTERRUPT,
@@ -1717,6 +1829,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(test_init_negotiates),
 		CASE(test_sessions_begin_and_end),
+		CASE(test_locks_of_owners_and_of_the_host),
+		CASE(test_which_files_are_locked_for_all),
 		CASE(test_short_and_overlong_requests),
 		CASE(test_unknown_and_unwanted_operations),
 		CASE(test_little_room_for_the_answer),
