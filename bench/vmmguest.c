@@ -85,18 +85,22 @@ static double disk_in_order(int fd, uint64_t mib, int writes)
 	return (double)mib * BLOCK * 1e3 / (double)(now_ns() - start);
 }
 
+/* Knuth's generator: everywhere below nr, and the same each time. at: 1 at first. */
+static uint64_t somewhere(uint64_t *at, uint64_t nr)
+{
+	*at = *at * 6364136223846793005u + 1442695040888963407u;
+	return (*at >> 33) % nr;
+}
+
 /* Microseconds of one small block somewhere. */
 static double disk_anywhere(int fd, uint64_t mib, int writes)
 {
 	uint64_t start = now_ns(), nr_blocks = mib * BLOCK / SMALL, at = 1;
 
 	for (unsigned int i = 0; i < NR_RANDOM; i++) {
-		off_t off;
+		off_t off = (off_t)(somewhere(&at, nr_blocks) * SMALL);
 		ssize_t n;
 
-		/* Knuth's generator: everywhere, and the same each time. */
-		at = at * 6364136223846793005u + 1442695040888963407u;
-		off = (off_t)((at >> 33) % nr_blocks * SMALL);
 		n = writes ? pwrite(fd, buf, SMALL, off) : pread(fd, buf, SMALL, off);
 		if (n != (ssize_t)SMALL)
 			die(DISK);
@@ -176,10 +180,8 @@ static double map_anywhere(int fd, uint64_t mib)
 	if (p == MAP_FAILED)
 		die("map " FILES "/in");
 	start = now_ns();
-	for (unsigned int i = 0; i < NR_RANDOM; i++) {
-		at = at * 6364136223846793005u + 1442695040888963407u;
-		(void)p[(at >> 33) % nr_pages * SMALL];
-	}
+	for (unsigned int i = 0; i < NR_RANDOM; i++)
+		(void)p[somewhere(&at, nr_pages) * SMALL];
 	return (double)(now_ns() - start) / 1e3 / NR_RANDOM;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "cleanup.h"
 #include "util.h"
@@ -123,6 +124,11 @@ int io_read_file(int dirfd, const char *path, size_t max, char **ret, size_t *re
 		*ret_len = len;
 	*ret = take_ptr(&data);
 	return 0;
+}
+
+int io_fstat(int fd, struct stat *ret)
+{
+	return syscall(SYS_fstat, fd, ret) < 0 ? -errno : 0;
 }
 
 int io_write_file(int dirfd, const char *path, const void *data, size_t len)

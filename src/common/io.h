@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+struct stat;
+
 /* Exactly len bytes; io_read_full answers the bytes read, fewer only at end of file. */
 ssize_t io_read_full(int fd, void *data, size_t len);
 int io_write_full(int fd, const void *data, size_t len);
@@ -22,6 +24,8 @@ int io_set_cloexec(int fd, bool on);
  * when it is larger than max. *ret_len may be NULL.
  */
 int io_read_file(int dirfd, const char *path, size_t max, char **ret, size_t *ret_len);
+/* fstat(2) itself: unlike what C libraries make of it, it takes no path, so that a system call filter can allow it alone. */
+int io_fstat(int fd, struct stat *ret);
 /* Writes a file (created 0600, truncated) in one go. */
 int io_write_file(int dirfd, const char *path, const void *data, size_t len);
 /* As above, by way of a temporary name and rename: readers see the old or the whole new content. */

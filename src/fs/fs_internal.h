@@ -295,6 +295,8 @@ int fs_entry_of_fd(struct fs *fs, struct fs_export *export, int fd, struct fuse_
 		   struct fs_node **ret_node);
 void fs_fill_open(struct fuse_open_out *o, const struct fs_export *e, uint64_t fh, int flags,
 		  bool dir);
+/* ops_file.c: the handle of a regular file, referenced. -EBADF */
+int fs_file_get(struct fs_req *r, uint64_t fh, const struct fs_node *node, struct fs_handle **ret);
 /* What of the guest's open flags is passed on. -EINVAL, -EROFS. */
 int fs_open_flags(const struct fs_export *e, uint32_t guest_flags);
 

@@ -101,9 +101,7 @@ int fs_op_open(struct fs_req *r)
 	return e;
 }
 
-/* The handle of a regular file. */
-static int fs_file_get(struct fs_req *r, uint64_t fh, const struct fs_node *node,
-		       struct fs_handle **ret)
+int fs_file_get(struct fs_req *r, uint64_t fh, const struct fs_node *node, struct fs_handle **ret)
 {
 	int e = fs_handle_get(r->fs, fh, node, ret);
 

@@ -29,8 +29,6 @@ static void fs_locker_put(struct fs *fs, struct fs_locker *l)
 {
 	bool last;
 
-	if (!l)
-		return;
 	fs_lock(fs);
 	last = !--l->refs;
 	fs_unlock(fs);
@@ -74,6 +72,41 @@ static int fs_locker_open(struct fs *fs, const struct fs_node *node)
 	return fd < 0 ? fs_node_open(fs, node, O_RDONLY | O_NOATIME) : fd;
 }
 
+/* Referenced; NULL when there is none. */
+static struct fs_locker *fs_locker_find(struct fs *fs, const struct fs_node *node,
+					const struct fs_locker *like)
+{
+	struct fs_locker *l;
+
+	fs_lock(fs);
+	l = fs_locker_find_locked(node, like);
+	if (l)
+		l->refs++;
+	fs_unlock(fs);
+	return l;
+}
+
+/* Referenced, and not in the node's list yet. */
+static int fs_locker_new(struct fs *fs, const struct fs_node *node, const struct fs_locker *like,
+			 struct fs_locker **ret)
+{
+	int fd, r = fs_budget_take(fs);
+
+	if (r < 0)
+		return r == -ENFILE ? -ENOLCK : r;
+	fd = fs_locker_open(fs, node);
+	if (fd < 0) {
+		fs_budget_give(fs);
+		return fd;
+	}
+	*ret = xcalloc(1, sizeof(**ret));
+	**ret = *like;
+	(*ret)->refs = 1;
+	(*ret)->is_gone = true;
+	(*ret)->fd = fd;
+	return 0;
+}
+
 /* Referenced; found or made. */
 static int fs_locker_get(struct fs *fs, struct fs_node *node, const struct fs_locker *like,
 			 struct fs_locker **ret)
@@ -81,45 +114,26 @@ static int fs_locker_get(struct fs *fs, struct fs_node *node, const struct fs_lo
 	struct fs_locker *l, *found;
 	int r;
 
-	fs_lock(fs);
-	l = fs_locker_find_locked(node, like);
-	if (l)
-		l->refs++;
-	fs_unlock(fs);
-	*ret = l;
-	if (l)
+	*ret = fs_locker_find(fs, node, like);
+	if (*ret)
 		return 0;
-	r = fs_budget_take(fs);
-	if (r < 0)
-		return r == -ENFILE ? -ENOLCK : r;
-	l = xcalloc(1, sizeof(*l));
-	*l = *like;
-	l->fd = fs_locker_open(fs, node);
-	if (l->fd < 0) {
-		r = l->fd;
-		fs_budget_give(fs);
-		free(l);
+	r = fs_locker_new(fs, node, like, &l);
+	if (r)
 		return r;
-	}
-	l->refs = 2;
 	fs_lock(fs);
 	found = fs_locker_find_locked(node, like);
-	if (found || node->export->revoked) {
-		/* Made twice at once, or too late: this one goes. */
-		l->refs = 1;
-		l->is_gone = true;
-	} else {
+	if (!found && !node->export->revoked) {
 		l->next = node->lockers;
 		node->lockers = l;
+		l->is_gone = false;
+		found = l;
 	}
 	if (found)
 		found->refs++;
 	fs_unlock(fs);
-	if (!l->is_gone) {
-		*ret = l;
-		return 0;
-	}
-	fs_locker_put(fs, l);
+	/* It was made twice at once, or too late. Else its first reference is the list's. */
+	if (found != l)
+		fs_locker_put(fs, l);
 	*ret = found;
 	return found ? 0 : -ESTALE;
 }
@@ -177,15 +191,10 @@ static int fs_lock_checked(struct fs_req *r, const struct fuse_lk_in *in, struct
 	struct fs_locker *l;
 	int e = 0;
 
-	if (range->l_type == F_UNLCK) {
-		fs_lock(r->fs);
-		l = fs_locker_find_locked(r->node, &like);
-		if (l)
-			l->refs++;
-		fs_unlock(r->fs);
-	} else {
+	if (range->l_type == F_UNLCK)
+		l = fs_locker_find(r->fs, r->node, &like);
+	else
 		e = fs_locker_get(r->fs, r->node, &like, &l);
-	}
 	if (e || !l)
 		return e;
 	e = fs_locker_apply(l, range);
@@ -202,10 +211,8 @@ static int fs_lock_take(struct fs_req *r, const struct fuse_lk_in *in, struct fl
 	struct fs_handle *h;
 	int e = fs_lock_range(&in->lk, range);
 
-	if (!e && !(r->node && r->node->type == S_IFREG))
-		e = -EBADF;
 	if (!e)
-		e = fs_handle_get(r->fs, in->fh, r->node, &h);
+		e = fs_file_get(r, in->fh, r->node, &h);
 	if (!e)
 		fs_handle_put(r->fs, h);
 	return e;

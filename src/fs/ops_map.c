@@ -56,7 +56,7 @@ uint32_t fs_map_flags(struct fs *fs, const struct fs_node *node, const struct st
 {
 	bool maps;
 
-	if (node->type != S_IFREG || st->stx_size < FS_MAP_MIN)
+	if (!fs->can_map || node->type != S_IFREG || st->stx_size < FS_MAP_MIN)
 		return 0;
 	fs_lock(fs);
 	maps = fs->maps;

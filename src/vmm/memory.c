@@ -31,15 +31,28 @@ static uint8_t *memory_map(const struct memory_range *range)
 	return host + before;
 }
 
+/* In the next slot of the VM. */
+static int memory_show(struct memory *m, uint64_t gpa, uint64_t len, const void *host,
+		       uint32_t flags, struct err *err)
+{
+	struct kvm_userspace_memory_region slot = {
+		.slot = m->nr_slots,
+		.flags = flags,
+		.guest_phys_addr = gpa,
+		.memory_size = len,
+		.userspace_addr = (uintptr_t)host,
+	};
+
+	if (ioctl(m->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot))
+		return err_set(err, -errno, "give the VM %llu MiB of memory",
+			       (unsigned long long)(len >> 20));
+	m->nr_slots++;
+	return 0;
+}
+
 static int memory_add(struct memory *m, const struct memory_range *range, struct err *err)
 {
 	uint8_t *host = memory_map(range);
-	struct kvm_userspace_memory_region slot = {
-		.slot = m->nr_slots,
-		.guest_phys_addr = range->gpa,
-		.memory_size = range->len,
-		.userspace_addr = (uintptr_t)host,
-	};
 	int r;
 
 	if (host == MAP_FAILED)
@@ -52,11 +65,7 @@ static int memory_add(struct memory *m, const struct memory_range *range, struct
 		munmap(host, range->len);
 		return err_set(err, r, "place guest memory");
 	}
-	if (ioctl(m->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot))
-		return err_set(err, -errno, "give the VM %llu MiB of memory",
-			       (unsigned long long)(range->len >> 20));
-	m->nr_slots++;
-	return 0;
+	return memory_show(m, range->gpa, range->len, host, 0, err);
 }
 
 int memory_init(struct memory *m, int vm_fd, const struct memory_range *ranges, unsigned int nr,
@@ -72,22 +81,10 @@ int memory_init(struct memory *m, int vm_fd, const struct memory_range *ranges, 
 
 int memory_add_window(struct memory *m, uint64_t gpa, uint64_t len, void *host, struct err *err)
 {
-	struct kvm_userspace_memory_region slot = {
-		.slot = m->nr_slots,
-		.flags = KVM_MEM_READONLY,
-		.guest_phys_addr = gpa,
-		.memory_size = len,
-		.userspace_addr = (uintptr_t)host,
-	};
 	int r = guest_mem_set_window(&m->guest, (gpa_t){gpa}, len, host);
 
-	if (r)
-		return err_set(err, r, "place a device's memory");
-	if (ioctl(m->vm_fd, KVM_SET_USER_MEMORY_REGION, &slot))
-		return err_set(err, -errno, "give the VM %llu MiB of a device's memory",
-			       (unsigned long long)(len >> 20));
-	m->nr_slots++;
-	return 0;
+	return r ? err_set(err, r, "place a device's memory")
+		 : memory_show(m, gpa, len, host, KVM_MEM_READONLY, err);
 }
 
 void memory_done(struct memory *m)

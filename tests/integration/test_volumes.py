@@ -322,22 +322,19 @@ def test_two_containers_with_one_file_mapped(box, programs, host_folder):
         second.close()
 
 
-class HostLocker:
-    """tests/volume/locker.c on the host, spoken to as in a container."""
+class HostShell(Shell):
+    """A program of the host, spoken to in the same way."""
 
-    def __init__(self, program, path):
-        self.process = subprocess.Popen([program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout.readline() == "READY\n"
+    def __init__(self, *command):
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+        self.buffer = b""
 
-    def ask(self, text):
-        self.process.stdin.write(f"{text}\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
 
-    def close(self):
-        self.process.stdin.close()
-        assert self.process.wait(10) == 0
-        self.process.stdout.close()
+def host_locker(programs, path):
+    locker = HostShell(programs / "locker", path)
+    assert locker.read() == "READY"
+    return locker
 
 
 @pytest.fixture
@@ -348,7 +345,7 @@ def lockers(box, programs, host_folder):
     found = [Shell(box, ["/programs/locker", "/v/f"], options) for _ in range(2)]
     for shell in found:
         assert shell.read() == "READY"
-    found.append(HostLocker(programs / "locker", host_folder / "f"))
+    found.append(host_locker(programs, host_folder / "f"))
     yield found
     for locker in found:
         locker.close()
@@ -374,20 +371,21 @@ def test_locks_between_containers_and_the_host(lockers, kind):
         assert one.ask(f"try {kind} w 0 10") == "EAGAIN"
         for other in others:
             assert other.ask(f"try {kind} u 0 0") == "ok"
-        assert one.ask(f"try {kind} w 0 10") == "ok"
-        waiter = next(other for other in others if isinstance(other, Shell))
-        waiter.say(f"wait {kind} w 0 10")
-        assert one.ask(f"try {kind} u 0 0") == "ok"
-        assert waiter.read() == "ok"
-        assert waiter.ask(f"try {kind} u 0 0") == "ok"
+        for waiter in others:
+            assert one.ask(f"try {kind} w 0 10") == "ok"
+            waiter.say(f"wait {kind} w 0 10")
+            assert one.ask(f"try {kind} u 0 0") == "ok"
+            assert waiter.read() == "ok"
+            assert waiter.ask(f"try {kind} u 0 0") == "ok"
 
 
 def test_locks_go_with_their_owner(box, programs, host_folder):
     """With the process that closes the file or dies, and with the whole container."""
     (host_folder / "f").write_text("x" * 100)
     options = bind(host_folder, "/v") + bind(programs, "/programs", "ro")
-    host = HostLocker(programs / "locker", host_folder / "f")
+    host = host_locker(programs, host_folder / "f")
     name = box.detached("sleep", "1000", options=options)
+    # The inner sleep keeps the program's input open, and it its lock
     for number, kind in enumerate(("posix", "ofd", "flock")):
         script = f"(echo try {kind} w 0 0; sleep 1000) | /programs/locker /v/f > /out{number}"
         args = ["--exec-id", f"holder{number}", "-d", name, "sh", "-c", script]

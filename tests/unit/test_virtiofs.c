@@ -365,20 +365,25 @@ static void fixture_free(struct fixture *f)
 	free(f);
 }
 
+static void export_tree(struct fixture *f, uint32_t flags)
+{
+	int fd = open(f->tree, O_PATH | O_CLOEXEC);
+
+	assert_int_equal(control(f, FS_CONTROL_EXPORT, "tree", fd, flags), 0);
+	close(fd);
+}
+
 /* A session with the tree exported and looked up. */
 static struct fixture *session_new(uint32_t max_files)
 {
 	struct fixture *f;
-	int fd;
 
 	if (geteuid()) {
 		print_message("# harpoon-fs takes root\n");
 		skip();
 	}
 	f = fixture_new(true, max_files);
-	fd = open(f->tree, O_PATH | O_CLOEXEC);
-	assert_int_equal(control(f, FS_CONTROL_EXPORT, "tree", fd, 0), 0);
-	close(fd);
+	export_tree(f, 0);
 	assert_int_equal(init_session(f), 0);
 	assert_int_equal(lookup(f, FUSE_ROOT_ID, "tree", &f->root), 0);
 	return f;
@@ -705,7 +710,6 @@ static void test_revoke_closes_what_was_handed_over(void **state)
 {
 	struct fixture *f = session_new(16);
 	uint64_t node, fh;
-	int fd;
 
 	(void)state;
 	put_file(f, "file", "x", 1);
@@ -718,9 +722,7 @@ static void test_revoke_closes_what_was_handed_over(void **state)
 	assert_int_equal(read_file(f, node, fh, 0, 1), -ESTALE);
 	assert_int_equal(open_file(f, node, O_RDWR, &fh), -ESTALE);
 	/* Another export of the same folder is another one. */
-	fd = open(f->tree, O_PATH | O_CLOEXEC);
-	assert_int_equal(control(f, FS_CONTROL_EXPORT, "tree", fd, 0), 0);
-	close(fd);
+	export_tree(f, 0);
 	assert_int_equal(lookup(f, FUSE_ROOT_ID, "tree", &f->root), 0);
 	assert_int_equal(lookup(f, f->root, "file", &node), 0);
 	assert_int_equal(open_file(f, node, O_RDWR, &fh), 0);
@@ -775,14 +777,6 @@ static void test_the_server_dies(void **state)
 #define WINDOW (4ull * SLOT)
 #define FLAGS_OF_A_WINDOW (FUSE_INIT_EXT | FUSE_MAP_ALIGNMENT | FUSE_HAS_INODE_DAX)
 #define FILE_LEN (SLOT + 3 * 4096 + 5)
-
-static void export_tree(struct fixture *f, uint32_t flags)
-{
-	int fd = open(f->tree, O_PATH | O_CLOEXEC);
-
-	assert_int_equal(control(f, FS_CONTROL_EXPORT, "tree", fd, flags), 0);
-	close(fd);
-}
 
 /* "large", of which each page begins with its number; exported read-only unless flags say otherwise. */
 static struct fixture *window_new(uint32_t flags)

@@ -26,7 +26,6 @@
 #define VIRTIOFS_COMP "virtio-fs"
 /* It looks at every file that the guest knows, on whatever disk. */
 #define VIRTIOFS_ANSWER_MS 30000
-#define VIRTIOFS_SAVED_WINDOW_MAX (64u << 10)
 
 static_assert(sizeof(struct virtio_fs_config) == VIRTIOFS_TAG_MAX + 4, "configuration layout");
 
@@ -151,6 +150,9 @@ static int virtiofs_await(struct virtiofs *f, uint32_t type, uint8_t *data, size
 struct virtiofs_saved_slot {
 	uint64_t at, node_id, offset;
 };
+#define VIRTIOFS_SAVED_WINDOW_MAX \
+	(sizeof(uint64_t) + \
+	 VIRTIOFS_WINDOW_MAX / VIRTIOFS_WINDOW_SLOT * sizeof(struct virtiofs_saved_slot))
 
 /* Appends the next part of the session, which begins at `start`; *ret_len: of all of it. */
 static int virtiofs_save_part(struct virtiofs *f, struct buf *to, size_t start, size_t *ret_len,

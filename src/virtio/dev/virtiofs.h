@@ -35,8 +35,8 @@ struct virtiofs_params {
 
 /*
  * Says hello to harpoon-fs, without waiting for it. The device is taken over by a transport. Saved with a machine, it has
- * its session as harpoon-fs keeps it, and what is mapped in the window; restored, the guest's files have no descriptors here, and are read and written
- * through the channel.
+ * its session as harpoon-fs keeps it, and what is mapped in the window; restored, the guest's files have no descriptors
+ * here, and are read and written through the channel.
  */
 int virtiofs_new(const struct virtiofs_params *params, struct virtio_device **ret, struct err *err);
 

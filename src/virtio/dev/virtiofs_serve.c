@@ -13,11 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cleanup.h"
 #include "fs_write.h"
+#include "io.h"
 #include "iov.h"
 #include "util.h"
 #include "virtiofs_internal.h"
@@ -77,8 +77,7 @@ static bool serve_has_set_id_bits(int fd)
 {
 	struct stat st;
 
-	/* Directly: this call takes no path, so the filter allows it and no other. */
-	return syscall(SYS_fstat, fd, &st) < 0 || (st.st_mode & (S_ISUID | S_ISGID));
+	return io_fstat(fd, &st) || (st.st_mode & (S_ISUID | S_ISGID));
 }
 
 static bool serve_write(struct virtiofs_lane *l, size_t *ret_len)
@@ -119,7 +118,7 @@ static bool serve_is_regular(int fd)
 {
 	struct stat st;
 
-	return !syscall(SYS_fstat, fd, &st) && S_ISREG(st.st_mode);
+	return !io_fstat(fd, &st) && S_ISREG(st.st_mode);
 }
 
 /* A descriptor came with an answer. */

@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "io.h"
 #include "util.h"
 
 #define WINDOW_PAGE 4096u
@@ -151,8 +151,7 @@ static uint32_t window_readable(const struct virtiofs_window_slot *s)
 	struct stat st;
 	uint64_t end;
 
-	/* Directly: this call takes no path, so the filter allows it and no other. */
-	if (syscall(SYS_fstat, s->fd, &st) < 0 || st.st_size < 0)
+	if (io_fstat(s->fd, &st) || st.st_size < 0)
 		return 0;
 	end = ((uint64_t)st.st_size + WINDOW_PAGE - 1) / WINDOW_PAGE * WINDOW_PAGE;
 	return end <= s->offset ? 0 : (uint32_t)MIN(end - s->offset, VIRTIOFS_WINDOW_SLOT);
