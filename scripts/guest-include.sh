@@ -12,4 +12,5 @@ link() {
 link /usr/include/linux linux-libc-dev linux
 link "/usr/include/$multiarch/asm" linux-libc-dev asm
 link /usr/include/asm-generic linux-libc-dev asm-generic
+link /usr/include/video linux-libc-dev video
 link /usr/include/protobuf-c libprotobuf-c-dev protobuf-c

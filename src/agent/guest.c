@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/random.h>
 #include <net/if.h>
 #include <signal.h>
@@ -27,6 +28,7 @@
 #include "cleanup.h"
 #include "io.h"
 #include "log.h"
+#include "memory.h"
 #include "mountfs.h"
 
 #define GUEST_RUN_DIR "/run/harpoon"
@@ -39,8 +41,8 @@
 #define GUEST_PORT "/dev/vport0p1"
 
 /* What containers together leave to the agent and the kernel. */
-#define GUEST_RESERVE_BYTES (16ull << 20)
-#define GUEST_RESERVE_MIN_RAM (64ull << 20) /* smaller guests reserve nothing */
+#define GUEST_RESERVE_BYTES ((uint64_t)16 << 20)
+#define GUEST_RESERVE_MIN_RAM ((uint64_t)64 << 20) /* smaller guests reserve nothing */
 #define GUEST_RESERVE_TASKS 64
 #define GUEST_FILES_MAX 65536
 
@@ -260,19 +262,28 @@ int guest_mount_shared(const struct agent_params *params, struct err *err)
 	return 0;
 }
 
-static void guest_reserve(int fd)
+/* fd: the cgroup of all containers. */
+static void guest_reserve_memory(int fd)
 {
 	struct sysinfo info;
+	char value[32];
+	uint64_t all;
+
+	if (sysinfo(&info))
+		return;
+	all = (uint64_t)info.totalram * info.mem_unit;
+	if (all <= GUEST_RESERVE_MIN_RAM)
+		return;
+	snprintf(value, sizeof(value), "%" PRIu64, all - GUEST_RESERVE_BYTES);
+	cgroup_write(fd, "memory.max", value, NULL);
+}
+
+static void guest_reserve_tasks(int fd)
+{
 	char value[32];
 	char *text = NULL;
 	long tasks;
 
-	if (!sysinfo(&info) && (uint64_t)info.totalram * info.mem_unit > GUEST_RESERVE_MIN_RAM) {
-		uint64_t max = (uint64_t)info.totalram * info.mem_unit - GUEST_RESERVE_BYTES;
-
-		snprintf(value, sizeof(value), "%llu", (unsigned long long)max);
-		cgroup_write(fd, "memory.max", value, NULL);
-	}
 	if (io_read_file(AT_FDCWD, "/proc/sys/kernel/threads-max", 64, &text, NULL))
 		return;
 	tasks = strtol(text, NULL, 10);
@@ -322,8 +333,20 @@ static int guest_make_cgroups(struct err *err)
 	if (cgroup_enable_controllers(GUEST_CGROUP_ROOT, err) ||
 	    cgroup_create(GUEST_CGROUP_ROOT, "harpoon", &fd, err))
 		return err->code;
-	guest_reserve(fd);
+	guest_reserve_memory(fd);
+	guest_reserve_tasks(fd);
 	return 0;
+}
+
+int guest_grow(const struct agent_params *params, uint64_t bytes, struct err *err)
+{
+	cleanup_close int fd = -1;
+	int r = params->is_guest_init ? memory_grow(bytes, err) : 0;
+
+	fd = open(params->cgroup_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (params->is_guest_init && fd >= 0)
+		guest_reserve_memory(fd);
+	return r;
 }
 
 int guest_prepare(const struct agent_params *params, struct err *err)

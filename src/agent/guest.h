@@ -34,6 +34,8 @@ int guest_prepare(const struct agent_params *params, struct err *err);
  * not have talked to a file server that its clones will not have. Idempotent.
  */
 int guest_mount_shared(const struct agent_params *params, struct err *err);
+/* memory_grow(), and what containers may have together grows, too. Nothing when the agent is not a guest's init. */
+int guest_grow(const struct agent_params *params, uint64_t bytes, struct err *err);
 /* Writes everything back and restarts, which ends the virtual machine. Does not return. */
 void guest_shutdown(void);
 /* Nanoseconds since the kernel started. */

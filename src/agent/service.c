@@ -294,13 +294,16 @@ static void service_stats(struct rpc_call *call, const ProtobufCMessage *request
 static void service_update(struct rpc_call *call, const ProtobufCMessage *request, void *ctx)
 {
 	const AGENT_PB(UpdateRequest) *r = (const void *)request;
+	struct agent *a = ctx;
 	struct process *p = NULL;
 	struct err err = {0};
 
 	if (!request_check_update(r, &err))
-		p = service_find(ctx, r->id, "", &err);
+		p = service_find(a, r->id, "", &err);
 	if (p && r->check_memory &&
 	    cgroup_check_memory(p->container->cgroup_fd, r->cgroup, r->n_cgroup, &err))
+		p = NULL;
+	if (p && r->memory_bytes && guest_grow(a->params, r->memory_bytes, &err))
 		p = NULL;
 	if (!p || cgroup_write_files(p->container->cgroup_fd, r->cgroup, r->n_cgroup, &err))
 		rpc_fail_err(call, &err);

@@ -59,6 +59,7 @@ static const struct config_key config_keys[] = {
 	 "512"},
 	{"vm", "memory_overhead", CONFIG_TYPE_MEMORY, AT(memory_overhead_mib), 0,
 	 CONFIG_MEM_MAX_MIB, "64"},
+	{"vm", "memory_max", CONFIG_TYPE_MEMORY, AT(memory_max_mib), 0, CONFIG_MEM_MAX_MIB, "4096"},
 	{"vm", "dax_window", CONFIG_TYPE_MEMORY, AT(dax_window_mib), 0, CONFIG_WINDOW_MAX_MIB, "0"},
 	{"network", "nics", CONFIG_TYPE_NUMBER, AT(nics), 0, CONFIG_NICS_MAX, "2"},
 	{"templates", "use", CONFIG_TYPE_TEMPLATES, AT(templates), 0, 0, "auto"},

@@ -48,6 +48,7 @@ struct config {
 	uint32_t vcpus;
 	uint32_t memory_mib;	      /* when the container sets no limit */
 	uint32_t memory_overhead_mib; /* added to the container's limit */
+	uint32_t memory_max_mib;      /* as far as a VM can grow; below its size: not at all */
 	uint32_t dax_window_mib;      /* kvm: of files that a guest maps; even; 0 = none */
 	/* [network] */
 	uint32_t nics; /* network devices a VM is born with */

@@ -46,6 +46,8 @@
 
 #define CHECKPOINT_VERSION 1
 #define CHECKPOINT_RAW "memory.raw" /* for a moment */
+/* Guests add memory in blocks of 128 MiB: the last one has more than was asked for, before the first one is a gap. */
+#define CHECKPOINT_MEMORY_SLACK ((uint64_t)256 << 20)
 #define CHECKPOINT_MANIFEST_MAX 4096
 #define CHECKPOINT_SHAPE_MAX (64 * 1024)
 /* The agent's answer; its loop is free, as no container runs. */
@@ -146,7 +148,7 @@ static int checkpoint_write_memory(const struct checkpoint_run *run, struct err 
 		return err_set(err, -errno, "create its file 'memory'");
 	if (run->raw_fd < 0)
 		return run->vm->ops->save_memory(run->vm, fd, err);
-	return template_image_write(run->raw_fd, run->vm->params.mem_bytes, fd, err);
+	return template_image_write(run->raw_fd, hv_machine_bytes(&run->vm->params), fd, err);
 }
 
 static int checkpoint_write_all(const struct checkpoint_run *run, struct err *err)
@@ -339,6 +341,18 @@ static int checkpoint_check_folder(int dir_fd, struct err *err)
 				       "the folder has a file '%s' already: name an empty one",
 				       checkpoint_files[i]);
 	return 0;
+}
+
+void hv_vm_gave_memory(struct hv_vm *vm, uint64_t bytes)
+{
+	vm->given_bytes = MAX(vm->given_bytes, bytes);
+}
+
+uint64_t hv_used_bytes(const struct hv_vm *vm)
+{
+	if (vm->given_bytes <= vm->params.mem_bytes)
+		return vm->params.mem_bytes;
+	return MIN(vm->given_bytes + CHECKPOINT_MEMORY_SLACK, hv_machine_bytes(&vm->params));
 }
 
 int hv_vm_checkpoint(struct hv_vm *vm, int dir_fd, const char *note, hv_done_fn done, void *ctx,

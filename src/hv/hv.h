@@ -128,14 +128,25 @@ struct hv_params {
 	const int *cgroup_fds;
 	size_t nr_cgroup_fds;
 	uint32_t nr_vcpus;
-	uint64_t mem_bytes;		    /* guest RAM */
-	const struct hv_nic *nics;	    /* borrowed until hv_vm_start() has returned */
-	size_t nr_nics;			    /* HV_NICS_MAX at most */
+	uint64_t mem_bytes;	   /* guest RAM that the guest begins with; see hv_mem_max() */
+	const struct hv_nic *nics; /* borrowed until hv_vm_start() has returned */
+	size_t nr_nics;		   /* HV_NICS_MAX at most */
 	const struct hv_helper *net_helper; /* borrowed likewise; NULL = none */
 	/* HV_DISKS_MAX at most, and as many as the backend has room for. */
 	const struct hv_disk *disks; /* borrowed likewise */
 	size_t nr_disks;
 };
+
+/*
+ * Guest RAM that a VM has addresses for when it begins with mem_bytes. Its kernel is not told of the rest: the agent adds
+ * of that when the container is to have more. What nobody has touched is nobody's memory.
+ */
+static inline uint64_t hv_mem_max(const struct config *c, uint64_t mem_bytes)
+{
+	uint64_t max = (uint64_t)c->memory_max_mib << 20;
+
+	return max > mem_bytes ? max : mem_bytes;
+}
 
 struct hv_footprint {
 	uint64_t pss_bytes; /* of all processes of the VM, guest memory included */
@@ -175,6 +186,9 @@ typedef void (*hv_done_fn)(void *ctx, const char *error);
  */
 int hv_vm_pause(struct hv_vm *vm, hv_done_fn done, void *ctx, struct err *err);
 int hv_vm_resume(struct hv_vm *vm, struct err *err);
+
+/* The guest is given memory, and has so many bytes then: what is in them is part of a checkpoint. */
+void hv_vm_gave_memory(struct hv_vm *vm, uint64_t bytes);
 
 /*
  * Checkpoints: the VM as it runs, saved in a folder with `note`, the caller's own text. When done is called without

@@ -73,6 +73,7 @@ struct hv_vm {
 	struct hv_callbacks cb;
 	void *ctx;
 	struct hv_params params; /* id is a copy */
+	uint64_t given_bytes;	 /* of guest memory: hv_vm_gave_memory() */
 	char *id;
 	enum hv_state state;
 	struct child vmm;
@@ -107,6 +108,15 @@ struct hv_vm {
 	struct loop_timer grace_timer; /* one process has gone, the other is expected to follow */
 	struct loop_timer exit_timer;  /* defers on_exit to a round of its own */
 };
+
+/* Size of the machine, as opposed to what its guest begins with. */
+static inline uint64_t hv_machine_bytes(const struct hv_params *p)
+{
+	return hv_mem_max(p->config, p->mem_bytes);
+}
+
+/* As far as its guest may have touched memory. */
+uint64_t hv_used_bytes(const struct hv_vm *vm);
 
 extern const struct hv_ops hv_qemu_ops;
 extern const struct hv_ops hv_kvm_ops;

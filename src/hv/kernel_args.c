@@ -10,6 +10,10 @@
 
 #include "util.h"
 
+/* The x86 machines' own: QEMU's microvm, docs/vmm.md. */
+#define KERNEL_ARGS_HOLE (3ull << 30)
+#define KERNEL_ARGS_HOLE_END (4ull << 30)
+
 enum kernel_arg_when { ALWAYS, TEMPLATE, EMULATED, EMULATED_ONE_CPU };
 
 static const struct {
@@ -48,6 +52,12 @@ static bool kernel_arg_applies(enum kernel_arg_when when, const struct kernel_ar
 	return false;
 }
 
+/* mem= is an address, and both backends' machines have theirs on two sides of a hole. */
+static uint64_t kernel_arg_memory_end(uint64_t bytes)
+{
+	return bytes <= KERNEL_ARGS_HOLE ? bytes : bytes - KERNEL_ARGS_HOLE + KERNEL_ARGS_HOLE_END;
+}
+
 char *kernel_args_build(const struct kernel_args *a)
 {
 	char *line = NULL;
@@ -63,6 +73,9 @@ char *kernel_args_build(const struct kernel_args *a)
 	/* An emulated counter is the host's: no need to measure it against emulated timers. */
 	if (a->emulated && a->tsc_khz)
 		fprintf(f, " tsc=reliable tsc_early_khz=%" PRIu32, a->tsc_khz);
+	/* What is above can be added later, as if it were plugged in. */
+	if (a->mem_bytes < a->machine_bytes)
+		fprintf(f, " mem=%" PRIu64 "M", kernel_arg_memory_end(a->mem_bytes) >> 20);
 	if (*a->extra)
 		fprintf(f, " %s", a->extra);
 	fclose(f);

@@ -10,6 +10,7 @@
  * Thread: the loop's.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -262,6 +263,7 @@ static int kvm_describe(const struct hv_params *p, FILE *f, struct err *err)
 	fprintf(f, "vmm ino=%ju size=%jd mtime=%jd.%09ld ctime=%jd.%09ld\n", (uintmax_t)st.st_ino,
 		(intmax_t)st.st_size, (intmax_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec,
 		(intmax_t)st.st_ctim.tv_sec, st.st_ctim.tv_nsec);
+	fprintf(f, "machine_mib %" PRIu64 "\n", hv_machine_bytes(p) >> 20);
 	fprintf(f, "control %u\nkernel_args %s\ntaps %zu\nstreams %zu\n", VMM_CONTROL_VERSION,
 		p->config->kernel_args, nr_taps, p->nr_nics - nr_taps);
 	if (p->nr_disks)
@@ -274,13 +276,13 @@ static int kvm_describe(const struct hv_params *p, FILE *f, struct err *err)
 static int kvm_save(struct hv_vm *vm, int state_fd, int memory_fd, hv_saved_fn done, void *ctx,
 		    struct err *err)
 {
-	struct vmm_request req = {.op = VMM_OP_SAVE};
+	struct vmm_request req = {.op = VMM_OP_SAVE, .save.used_bytes = hv_used_bytes(vm)};
 	struct kvm *k = vm->backend;
-	uint64_t limit = KVM_SAVE_TIMEOUT_NS + vm->params.mem_bytes / KVM_SAVE_SPEED * 1000000000;
+	uint64_t limit = KVM_SAVE_TIMEOUT_NS + req.save.used_bytes / KVM_SAVE_SPEED * 1000000000;
 	int r = -EAGAIN;
 
 	if (vm->params.birth == HV_BIRTH_TEMPLATE)
-		req.flags = VMM_SAVE_SETTLED;
+		req.save.flags = VMM_SAVE_SETTLED;
 	if (!k->expected && k->running)
 		r = kvm_send(k, &req, (const int[]){state_fd, memory_fd}, 2);
 	if (r)

@@ -116,11 +116,14 @@ static int kvm_send_machine(struct hv_vm *vm, const struct kvm_fds *f, struct er
 {
 	struct vmm_request req = {
 		.op = VMM_OP_MACHINE,
-		.machine = {.mem_bytes = vm->params.mem_bytes, .nr_vcpus = vm->params.nr_vcpus},
+		.machine = {.mem_bytes = hv_machine_bytes(&vm->params),
+			    .nr_vcpus = vm->params.nr_vcpus},
 	};
 	cleanup_free char *cmdline = kernel_args_build(
 		&(struct kernel_args){.template = vm->params.birth == HV_BIRTH_TEMPLATE,
 				      .nr_vcpus = vm->params.nr_vcpus,
+				      .mem_bytes = vm->params.mem_bytes,
+				      .machine_bytes = hv_machine_bytes(&vm->params),
 				      .extra = vm->params.config->kernel_args});
 	int r;
 
@@ -262,7 +265,7 @@ static int kvm_send_restore(const struct hv_vm *vm, struct err *err)
 
 	if (vm->is_restored) {
 		req.flags = VMM_RESTORE_IN_USE;
-		r = kvm_unpack_memory(t->memory_fd, vm->params.mem_bytes, &own_fd, err);
+		r = kvm_unpack_memory(t->memory_fd, hv_machine_bytes(&vm->params), &own_fd, err);
 	}
 	if (r)
 		return r;

@@ -178,7 +178,7 @@ static char *qemu_find_prefix(const char *binary)
 /* Guest memory is a file, and a disk may be. */
 static uint64_t qemu_file_size_max(const struct hv_params *p)
 {
-	uint64_t max = p->mem_bytes;
+	uint64_t max = hv_machine_bytes(p);
 
 	for (size_t i = 0; i < p->nr_disks; i++) {
 		struct stat st;
@@ -255,6 +255,8 @@ static char **qemu_build_args(const struct hv_params *p, const char *binary, boo
 		.template = template,
 		.emulated = true,
 		.nr_vcpus = p->nr_vcpus,
+		.mem_bytes = p->mem_bytes,
+		.machine_bytes = hv_machine_bytes(p),
 		.tsc_khz = tsc_khz,
 		.extra = p->config->kernel_args,
 	});
@@ -268,7 +270,7 @@ static char **qemu_build_args(const struct hv_params *p, const char *binary, boo
 		.id = p->id,
 		.incoming = incoming,
 		.nr_vcpus = p->nr_vcpus,
-		.mem_bytes = p->mem_bytes,
+		.mem_bytes = hv_machine_bytes(p),
 		.nics = p->nics,
 		.nr_nics = p->nr_nics,
 		.disks = p->disks,
@@ -363,7 +365,7 @@ static int qemu_start(struct hv_vm *vm, int fs_fd, struct err *err)
 	int r = qemu_ends_init(&ends, fs_fd, err);
 
 	if (!r)
-		r = guest_ram_init(&q->ram, vm->params.mem_bytes, err);
+		r = guest_ram_init(&q->ram, hv_machine_bytes(&vm->params), err);
 	if (!r)
 		r = qemu_exec(vm, ends.theirs, err);
 	/* While QEMU starts. */

@@ -15,6 +15,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -28,6 +29,7 @@
 #include "mux.h"
 #include "vmreq.h"
 
+#define CHECKPOINT_MEM_MAX ((uint64_t)CONFIG_MEM_MAX_MIB << 20)
 #define CHECKPOINT_OPTIONS "containerd.runc.v1.CheckpointOptions"
 #define CHECKPOINT_OPTIONS_MAX 65536
 /* The slowest process of the container may take five of it to stop, and then everything is written back. */
@@ -44,24 +46,26 @@ struct checkpoint {
 
 static char *checkpoint_note_format(const struct checkpoint_note *n)
 {
-	return xasprintf("streams %u %u %u next %u terminal %u oom_kills %llu\n", n->streams[0],
-			 n->streams[1], n->streams[2], n->next_stream, n->terminal,
-			 (unsigned long long)n->oom_kills);
+	return xasprintf("streams %u %u %u next %u terminal %u oom_kills %" PRIu64
+			 " mem_bytes %" PRIu64 "\n",
+			 n->streams[0], n->streams[1], n->streams[2], n->next_stream, n->terminal,
+			 n->oom_kills, n->mem_bytes);
 }
 
 int checkpoint_note_parse(const char *text, struct checkpoint_note *ret)
 {
 	struct checkpoint_note n = {0};
 	cleanup_free char *again = NULL;
-	unsigned long long kills = 0;
 
 	/* NOLINTNEXTLINE(cert-err34-c): a number read wrongly prints otherwise, below */
-	if (sscanf(text, "streams %u %u %u next %u terminal %u oom_kills %llu", &n.streams[0],
-		   &n.streams[1], &n.streams[2], &n.next_stream, &n.terminal, &kills) != 6)
+	if (sscanf(text,
+		   "streams %u %u %u next %u terminal %u oom_kills %" SCNu64 " mem_bytes %" SCNu64,
+		   &n.streams[0], &n.streams[1], &n.streams[2], &n.next_stream, &n.terminal,
+		   &n.oom_kills, &n.mem_bytes) != 7)
 		return -EPROTO;
-	n.oom_kills = kills;
 	again = checkpoint_note_format(&n);
-	if (strcmp(again, text) != 0 || n.terminal > 1 || n.next_stream < MUX_STREAM_FIRST_FREE)
+	if (strcmp(again, text) != 0 || n.terminal > 1 || n.next_stream < MUX_STREAM_FIRST_FREE ||
+	    n.mem_bytes > CHECKPOINT_MEM_MAX)
 		return -EPROTO;
 	for (size_t i = 0; i < TASKIO_MAX; i++)
 		if (n.streams[i] &&
@@ -75,7 +79,8 @@ static char *checkpoint_note_of(const struct container *c)
 {
 	struct checkpoint_note n = {.next_stream = c->next_stream,
 				    .terminal = c->init.io_terminal,
-				    .oom_kills = c->oom_kills};
+				    .oom_kills = c->oom_kills,
+				    .mem_bytes = c->mem_bytes};
 
 	for (size_t i = 0; i < TASKIO_MAX; i++)
 		n.streams[i] = c->init.io.s[i].id;

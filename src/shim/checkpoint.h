@@ -15,6 +15,7 @@ struct checkpoint_note {
 	uint32_t next_stream;
 	uint32_t terminal; /* 0 or 1 */
 	uint64_t oom_kills;
+	uint64_t mem_bytes; /* of the VM, as far as it had grown */
 };
 
 int checkpoint_note_parse(const char *text, struct checkpoint_note *ret);

@@ -67,7 +67,7 @@ struct container {
 	enum container_phase phase;
 	struct create *create;	   /* while CREATING */
 	struct hostcgroup *cgroup; /* NULL = the host has none */
-	uint64_t mem_bytes;	   /* of the VM */
+	uint64_t mem_bytes;	   /* of the VM, as far as it has grown */
 	struct hv_vm *vm;
 	struct disks *disks;
 	struct network *network;

@@ -452,15 +452,17 @@ static int create_start_vm(struct container *c, struct err *err)
 				    .mem_bytes = size.mem_bytes,
 				    .restore = c->create->restore};
 	params.cgroup_fds = hostcgroup_fds(c->cgroup, &params.nr_cgroup_fds);
-	c->mem_bytes = size.mem_bytes;
+	c->mem_bytes = MAX(size.mem_bytes, c->create->note.mem_bytes);
 	params.nics = network_nics(c->network, &params.nr_nics);
 	params.net_helper = network_helper(c->network);
 	disks_params(c->disks, disks);
 	params.disks = disks;
 	params.nr_disks = c->disks->nr;
 	r = hv_vm_new(c->shim->loop, &params, &callbacks, c, &c->vm, err);
-	if (!r)
+	if (!r) {
+		hv_vm_gave_memory(c->vm, c->mem_bytes);
 		r = hostlimits_begin(c, err);
+	}
 	if (!r)
 		r = hv_vm_start(c->vm, err);
 	network_vm_started(c->network);

@@ -4,6 +4,7 @@
  */
 #include "service.h"
 
+#include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -250,6 +251,24 @@ static void service_updated(void *ctx, const ProtobufCMessage *response, enum rp
 		process_fail_call(ctx, code, message);
 }
 
+/* Of the VM, where it has to grow for these limits; 0 = it need not. */
+static uint64_t service_mem_bytes(const struct container *c, const struct oci_resources *res)
+{
+	uint64_t max = hv_mem_max(&c->shim->config, c->mem_bytes), want;
+
+	if (res->memory_limit <= 0)
+		return 0;
+	want = vmreq_mem_bytes(res, &c->shim->config);
+	if (want > max)
+		log_warn("shim",
+			 "the memory limit of %" PRId64
+			 " MiB is more than the VM of '%s' will have: "
+			 "%" PRIu64 " MiB (key 'memory_max' of harpoon.conf)",
+			 res->memory_limit >> 20, c->id, max >> 20);
+	want = MIN(want, max);
+	return want > c->mem_bytes ? want : 0;
+}
+
 static void service_update(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
 {
 	const Ctrd__UpdateRequest *req = (const void *)m;
@@ -257,6 +276,7 @@ static void service_update(struct rpc_call *call, const ProtobufCMessage *m, voi
 	struct oci_resources *res = NULL;
 	struct err err = {0};
 	VMREQ_PB(UpdateRequest) * out;
+	uint64_t mem_bytes;
 
 	if (!c || !process_check(&c->init, TASK_OP_UPDATE, call))
 		return;
@@ -269,12 +289,17 @@ static void service_update(struct rpc_call *call, const ProtobufCMessage *m, voi
 		rpc_fail(call, RPC_INVALID_ARGUMENT, "update: %s", err.msg);
 		return;
 	}
+	mem_bytes = service_mem_bytes(c, res);
+	if (mem_bytes) {
+		c->mem_bytes = mem_bytes;
+		hv_vm_gave_memory(c->vm, mem_bytes);
+	}
 	if (hostlimits_update(c, res, &err)) {
 		oci_resources_free(res);
 		rpc_fail_err(call, &err);
 		return;
 	}
-	out = vmreq_update_new(c->id, res);
+	out = vmreq_update_new(c->id, res, mem_bytes);
 	oci_resources_free(res);
 	if (c->init.state != TASK_PAUSED)
 		agent_client_call(c->agent, AGENT_UPDATE, &out->base, container_call_timeout_ns(c),

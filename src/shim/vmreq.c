@@ -44,7 +44,7 @@ static uint32_t vmreq_vcpus(const struct oci_resources *r, uint32_t otherwise)
 	return (uint32_t)MIN(MAX(n, 1u), (uint64_t)CONFIG_VCPUS_MAX);
 }
 
-static uint64_t vmreq_memory(const struct oci_resources *r, const struct config *config)
+uint64_t vmreq_mem_bytes(const struct oci_resources *r, const struct config *config)
 {
 	uint64_t limit = r->memory_limit > 0 ? (uint64_t)r->memory_limit : 0;
 	uint64_t mib = (limit + VMREQ_MIB - 1) / VMREQ_MIB;
@@ -69,7 +69,7 @@ int vmreq_size(const struct oci_spec *spec, struct config *config, struct vmreq_
 				: vmreq_vcpus(&spec->resources, config->vcpus);
 	ret->mem_bytes = oci_spec_annotation(spec, "io.harpoon.memory")
 				 ? config->memory_mib * VMREQ_MIB
-				 : vmreq_memory(&spec->resources, config);
+				 : vmreq_mem_bytes(&spec->resources, config);
 	return 0;
 }
 
@@ -453,7 +453,8 @@ void vmreq_exec_free(VMREQ_PB(ExecRequest) * r)
 	harpoon__agent__v1__exec_request__free_unpacked(r, NULL);
 }
 
-VMREQ_PB(UpdateRequest) * vmreq_update_new(const char *id, const struct oci_resources *resources)
+VMREQ_PB(UpdateRequest) *
+	vmreq_update_new(const char *id, const struct oci_resources *resources, uint64_t mem_bytes)
 {
 	VMREQ_PB(UpdateRequest) *r = xcalloc(1, sizeof(*r));
 
@@ -461,6 +462,7 @@ VMREQ_PB(UpdateRequest) * vmreq_update_new(const char *id, const struct oci_reso
 	r->id = vmreq_text(id);
 	vmreq_cgroup(&r->cgroup, &r->n_cgroup, resources);
 	r->check_memory = resources->check_before_update;
+	r->memory_bytes = mem_bytes;
 	return r;
 }
 

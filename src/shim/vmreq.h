@@ -65,5 +65,10 @@ void vmreq_exec_free(VMREQ_PB(ExecRequest) * r);
 
 void vmreq_network_free(VMREQ_PB(NetworkRequest) * r);
 
-VMREQ_PB(UpdateRequest) * vmreq_update_new(const char *id, const struct oci_resources *resources);
+/* Memory of a VM whose container has these limits. */
+uint64_t vmreq_mem_bytes(const struct oci_resources *r, const struct config *config);
+
+/* mem_bytes: what the VM is to have at least, 0 = what it has. */
+VMREQ_PB(UpdateRequest) *
+	vmreq_update_new(const char *id, const struct oci_resources *resources, uint64_t mem_bytes);
 void vmreq_update_free(VMREQ_PB(UpdateRequest) * r);

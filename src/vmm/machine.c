@@ -377,11 +377,12 @@ int machine_restore(struct machine *m, int state_fd, int memory_fd, bool is_own,
 	return r ? r : vcpus_start(&m->vcpus, &machine_vcpus_callbacks, m, err);
 }
 
-int machine_save(struct machine *m, int state_fd, int memory_fd, struct err *err)
+int machine_save(struct machine *m, int state_fd, int memory_fd, uint64_t used_bytes,
+		 struct err *err)
 {
 	const struct snapshot_parts parts = machine_parts(m);
 
-	return snapshot_save(&parts, state_fd, memory_fd, err);
+	return snapshot_save(&parts, state_fd, memory_fd, used_bytes, err);
 }
 
 void machine_run(struct machine *m)

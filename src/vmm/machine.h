@@ -61,6 +61,7 @@ int machine_restore(struct machine *m, int state_fd, int memory_fd, bool is_own,
 void machine_run(struct machine *m);
 void machine_pause(struct machine *m);
 /* Between on_paused and machine_run(). Empty files, borrowed. */
-int machine_save(struct machine *m, int state_fd, int memory_fd, struct err *err);
+int machine_save(struct machine *m, int state_fd, int memory_fd, uint64_t used_bytes,
+		 struct err *err);
 /* The last line of the guest's console, however it ends. */
 void machine_flush_console(struct machine *m);

@@ -52,6 +52,7 @@ struct session {
 	enum session_state state;
 	/* Owned; where the machine goes once the vCPUs stand still, -1 = nowhere. */
 	int state_fd, memory_fd;
+	uint64_t save_used_bytes;
 	struct virtio_device *balloon; /* the machine's; NULL = none */
 	struct loop_timer settle;      /* before a save */
 	uint64_t settle_reported;
@@ -91,7 +92,7 @@ static void session_on_paused(void *ctx)
 		session_tell(s, VMM_EVENT_PAUSED, 0, "");
 		return;
 	}
-	r = machine_save(s->machine, state_fd, memory_fd, &err);
+	r = machine_save(s->machine, state_fd, memory_fd, s->save_used_bytes, &err);
 	session_tell(s, VMM_EVENT_SAVED, r, err.msg);
 }
 
@@ -303,7 +304,8 @@ static int session_save(struct session *s, const struct vmm_request *req, int *f
 	s->state_fd = take_fd(&fds[0]);
 	s->memory_fd = take_fd(&fds[1]);
 	streams_set_paused(&s->streams, true);
-	if (req->flags & VMM_SAVE_SETTLED)
+	s->save_used_bytes = req->save.used_bytes;
+	if (req->save.flags & VMM_SAVE_SETTLED)
 		session_on_settle(s);
 	else
 		machine_pause(s->machine);

@@ -155,11 +155,12 @@ static bool snapshot_is_zero(const uint8_t *page)
 	return !page[0] && !memcmp(page, page + 1, SNAPSHOT_PAGE - 1);
 }
 
-static int snapshot_write_region(const struct guest_mem_region *r, int fd, uint64_t offset)
+static int snapshot_write_region(const struct guest_mem_region *r, uint64_t used, int fd,
+				 uint64_t offset)
 {
 	uint64_t at = 0;
 
-	while (at < r->len) {
+	while (at < used) {
 		uint64_t len = 0;
 		int e;
 
@@ -167,7 +168,7 @@ static int snapshot_write_region(const struct guest_mem_region *r, int fd, uint6
 			at += SNAPSHOT_PAGE;
 			continue;
 		}
-		while (at + len < r->len && len < SNAPSHOT_RUN_MAX * SNAPSHOT_PAGE &&
+		while (at + len < used && len < SNAPSHOT_RUN_MAX * SNAPSHOT_PAGE &&
 		       !snapshot_is_zero(r->host + at + len))
 			len += SNAPSHOT_PAGE;
 		e = io_pwrite_full(fd, r->host + at, len, (off_t)(offset + at));
@@ -178,14 +179,17 @@ static int snapshot_write_region(const struct guest_mem_region *r, int fd, uint6
 	return 0;
 }
 
-static int snapshot_save_memory(const struct snapshot_parts *p, int fd, struct err *err)
+static int snapshot_save_memory(const struct snapshot_parts *p, int fd, uint64_t used_bytes,
+				struct err *err)
 {
 	const struct guest_mem *g = &p->mem->guest;
 	uint64_t offset = 0;
 	int r = ftruncate(fd, (off_t)p->mem_bytes) ? -errno : 0;
 
 	for (unsigned int i = 0; i < g->nr && !r; i++) {
-		r = snapshot_write_region(&g->regions[i], fd, offset);
+		uint64_t used = MIN(used_bytes - MIN(used_bytes, offset), g->regions[i].len);
+
+		r = snapshot_write_region(&g->regions[i], used, fd, offset);
 		offset += g->regions[i].len;
 	}
 	return r ? err_set(err, r, "write guest memory") : 0;
@@ -261,7 +265,8 @@ static int snapshot_save_state(const struct snapshot_parts *p, int fd, struct er
 	return r ? r : snapshot_save_vcpus(p, fd, err);
 }
 
-int snapshot_save(const struct snapshot_parts *p, int state_fd, int memory_fd, struct err *err)
+int snapshot_save(const struct snapshot_parts *p, int state_fd, int memory_fd, uint64_t used_bytes,
+		  struct err *err)
 {
 	int r;
 
@@ -269,7 +274,7 @@ int snapshot_save(const struct snapshot_parts *p, int state_fd, int memory_fd, s
 		virtio_device_quiesce(virtio_mmio_device(p->devices[i]));
 	r = snapshot_save_state(p, state_fd, err);
 	if (!r)
-		r = snapshot_save_memory(p, memory_fd, err);
+		r = snapshot_save_memory(p, memory_fd, used_bytes, err);
 	for (unsigned int i = 0; i < p->nr_devices; i++)
 		virtio_device_resume(virtio_mmio_device(p->devices[i]));
 	return r;

@@ -32,9 +32,11 @@ struct snapshot_parts {
 
 /*
  * Both files, which are empty. No device works on guest memory meanwhile: what is in the rings is there still, or was
- * answered. Afterwards the machine may go on, whether this succeeded or not.
+ * answered. Afterwards the machine may go on, whether this succeeded or not. used_bytes: of memory from its beginning on;
+ * the rest is not looked at, which would cost a page table entry for each page, and is zero in the file.
  */
-int snapshot_save(const struct snapshot_parts *p, int state_fd, int memory_fd, struct err *err);
+int snapshot_save(const struct snapshot_parts *p, int state_fd, int memory_fd, uint64_t used_bytes,
+		  struct err *err);
 /*
  * Memory first: devices look at their rings. is_own: no other machine is made of the file, which is copied; else it is
  * mapped.

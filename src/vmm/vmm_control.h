@@ -13,7 +13,7 @@
 #include <assert.h>
 #include <stdint.h>
 
-#define VMM_CONTROL_VERSION 3u
+#define VMM_CONTROL_VERSION 4u
 /* Number of the control socket's descriptor in harpoon-vmm. */
 #define VMM_CONTROL_FD 3
 
@@ -87,7 +87,12 @@ struct vmm_request {
 			uint32_t id;
 			uint32_t flags;
 		} stream;
-		uint32_t flags; /* RESTORE, SAVE */
+		struct {
+			uint64_t
+				used_bytes; /* the guest has touched nothing of its memory behind these */
+			uint32_t flags;
+		} save;
+		uint32_t flags; /* RESTORE */
 	};
 };
 

@@ -211,6 +211,7 @@ static void fake_on_wait_oom(struct rpc_call *call, const ProtobufCMessage *m, v
 static void fake_on_update(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
 {
 	fake.nr_updates++;
+	fake.memory_bytes = ((const Harpoon__Agent__V1__UpdateRequest *)m)->memory_bytes;
 	rpc_reply_empty(call);
 }
 
@@ -471,6 +472,11 @@ static void fake_on_saved(void *ctx)
 	vm->save_done = NULL;
 	fake.paused = !fake.save_error;
 	done(vm->save_ctx, fake.save_error);
+}
+
+void hv_vm_gave_memory(struct hv_vm *vm, uint64_t bytes)
+{
+	fake.memory_given = bytes;
 }
 
 int hv_vm_checkpoint(struct hv_vm *vm, int dir_fd, const char *note, hv_done_fn done, void *ctx,

@@ -52,6 +52,8 @@ struct fake {
 	uint32_t last_signal;
 	unsigned int nr_signals;
 	unsigned int nr_updates;
+	uint64_t memory_bytes; /* of the last update */
+	uint64_t memory_given;
 	char last_method[32];
 	struct fake_stream streams[FAKE_STREAMS_MAX];
 };

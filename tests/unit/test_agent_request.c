@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "lookup.h"
+#include "memory.h"
 #include "request.h"
 #include "spawn.h"
 
@@ -290,6 +291,23 @@ static void test_map_of_ids(void **state)
 	assert_int_equal(spawn_map_id(&none, 42), 42);
 }
 
+static void test_sum_of_memory(void **state)
+{
+	static const char iomem[] = "00000000-00000fff : Reserved\n"
+				    "00001000-0009fbff : System RAM\n"
+				    "0009fc00-000fffff : Reserved\n"
+				    "00100000-23ffffff : System RAM\n"
+				    "  01000000-01dfffff : Kernel code\n"
+				    "  02000000-02ffffff : System RAM\n"
+				    "28000000-2fffffff : System RAM\n"
+				    "feb00000-feb001ff : System RAM of another kind\n"
+				    "100000000-107ffffff : System RAM";
+
+	assert_int_equal(memory_sum(iomem), (576ull + 128 + 128) << 20);
+	assert_int_equal(memory_sum(""), 0);
+	assert_int_equal(memory_sum("\n-\n12 : System RAM\n"), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -302,6 +320,7 @@ int main(void)
 		cmocka_unit_test(test_spec_rules),
 		cmocka_unit_test(test_home_in_passwd),
 		cmocka_unit_test(test_map_of_ids),
+		cmocka_unit_test(test_sum_of_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

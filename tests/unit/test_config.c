@@ -47,6 +47,7 @@ static void test_every_key(void **state)
 		"vcpus = 4\n"
 		"memory = 2G\n"
 		"memory_overhead = 32MiB\n"
+		"memory_max = 4G\n"
 		"dax_window = 1G\n"
 		"[network]\nnics = 3\n"
 		"\n[programs]\n"
@@ -67,6 +68,7 @@ static void test_every_key(void **state)
 	assert_int_equal(c.vcpus, 4);
 	assert_int_equal(c.memory_mib, 2048);
 	assert_int_equal(c.memory_overhead_mib, 32);
+	assert_int_equal(c.memory_max_mib, 4096);
 	assert_int_equal(c.dax_window_mib, 1024);
 	assert_string_equal(c.qemu, "/q");
 	assert_string_equal(c.fs_server, "/f");

@@ -205,6 +205,32 @@ static void test_kernel_args(void **state)
 	two = kernel_args_build(&a);
 	assert_null(strstr(two, "noapictimer"));
 	assert_null(strstr(two, "tsc"));
+	assert_null(strstr(two, "mem="));
+}
+
+/* The guest is told of a part of its memory by the address where that ends. */
+static void test_kernel_args_memory(void **state)
+{
+	static const struct {
+		uint64_t mib, machine_mib;
+		const char *arg;
+	} cases[] = {
+		{512, 8192, " mem=512M"},   {3072, 8192, " mem=3072M"}, {3073, 8192, " mem=4097M"},
+		{4096, 8192, " mem=5120M"}, {512, 512, NULL},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		cleanup_free char *line = kernel_args_build(
+			&(struct kernel_args){.extra = "",
+					      .mem_bytes = cases[i].mib << 20,
+					      .machine_bytes = cases[i].machine_mib << 20});
+		const char *found = strstr(line, " mem=");
+
+		if (cases[i].arg)
+			assert_string_equal(found, cases[i].arg);
+		else
+			assert_null(found);
+	}
 }
 
 static void test_host_tsc(void **state)
@@ -539,13 +565,21 @@ static void test_bad_params(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_qemu_args),	cmocka_unit_test(test_qemu_args_nics),
-		cmocka_unit_test(test_qemu_args_disks), cmocka_unit_test(test_kernel_args),
-		cmocka_unit_test(test_host_tsc),	cmocka_unit_test(test_qemu_versions),
-		cmocka_unit_test(test_escape),		cmocka_unit_test(test_lines),
-		cmocka_unit_test(test_console),		cmocka_unit_test(test_console_bounded),
-		cmocka_unit_test(test_procs_parse),	cmocka_unit_test(test_cleanup_state),
-		cmocka_unit_test(test_choice),		cmocka_unit_test(test_bad_params),
+		cmocka_unit_test(test_qemu_args),
+		cmocka_unit_test(test_qemu_args_nics),
+		cmocka_unit_test(test_qemu_args_disks),
+		cmocka_unit_test(test_kernel_args),
+		cmocka_unit_test(test_kernel_args_memory),
+		cmocka_unit_test(test_host_tsc),
+		cmocka_unit_test(test_qemu_versions),
+		cmocka_unit_test(test_escape),
+		cmocka_unit_test(test_lines),
+		cmocka_unit_test(test_console),
+		cmocka_unit_test(test_console_bounded),
+		cmocka_unit_test(test_procs_parse),
+		cmocka_unit_test(test_cleanup_state),
+		cmocka_unit_test(test_choice),
+		cmocka_unit_test(test_bad_params),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

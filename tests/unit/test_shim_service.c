@@ -744,7 +744,8 @@ static void test_checkpoint(void **state)
 	assert_int_equal(a.code, RPC_NOT_FOUND);
 	checkpoint_call(false, "one", &a);
 	assert_int_equal(a.code, RPC_OK);
-	assert_string_equal(fake.note, "streams 0 0 0 next 16 terminal 0 oom_kills 0\n");
+	assert_string_equal(fake.note,
+			    "streams 0 0 0 next 16 terminal 0 oom_kills 0 mem_bytes 536870912\n");
 	assert_false(fake.paused);
 	assert_false(fake.frozen);
 	/* Paused before, it is paused after, and Resume wakes up what was frozen. */
@@ -814,36 +815,69 @@ static void test_checkpoint_notes(void **state)
 {
 	static const char *const bad[] = {
 		"",
-		"streams 0 16 0 next 17 terminal 0 oom_kills 0",
-		"streams 0 16 0 next 16 terminal 0 oom_kills 0\n",
-		"streams 0 1 0 next 17 terminal 0 oom_kills 0\n",
-		"streams 0 16 0 next 3 terminal 0 oom_kills 0\n",
-		"streams 0 16 0 next 17 terminal 2 oom_kills 0\n",
-		"streams 0 16 0 next 17 terminal 0 oom_kills 0\n ",
-		"streams 0 4294967312 0 next 17 terminal 0 oom_kills 0\n",
+		"streams 0 16 0 next 17 terminal 0 oom_kills 0 mem_bytes 0",
+		"streams 0 16 0 next 16 terminal 0 oom_kills 0 mem_bytes 0\n",
+		"streams 0 1 0 next 17 terminal 0 oom_kills 0 mem_bytes 0\n",
+		"streams 0 16 0 next 3 terminal 0 oom_kills 0 mem_bytes 0\n",
+		"streams 0 16 0 next 17 terminal 2 oom_kills 0 mem_bytes 0\n",
+		"streams 0 16 0 next 17 terminal 0 oom_kills 0 mem_bytes 0\n ",
+		"streams 0 16 0 next 17 terminal 0 oom_kills 0 mem_bytes 99999999999999\n",
+		"streams 0 16 0 next 17 terminal 0 oom_kills 0\n",
+		"streams 0 4294967312 0 next 17 terminal 0 oom_kills 0 mem_bytes 0\n",
 	};
 	struct checkpoint_note n;
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
 		assert_int_equal(checkpoint_note_parse(bad[i], &n), -EPROTO);
 	assert_int_equal(
-		checkpoint_note_parse("streams 16 17 0 next 40 terminal 1 oom_kills 7\n", &n), 0);
+		checkpoint_note_parse(
+			"streams 16 17 0 next 40 terminal 1 oom_kills 7 mem_bytes 1073741824\n",
+			&n),
+		0);
 	assert_int_equal(n.streams[1], 17);
 	assert_int_equal(n.oom_kills, 7);
+	assert_int_equal(n.mem_bytes, 1u << 30);
 }
 
-static void update_call(struct answer *a)
+static void update_call(const char *json, struct answer *a)
 {
-	static char json[] = "{\"pids\":{\"limit\":10}}";
 	Ctrd__UpdateRequest req = CTRD__UPDATE_REQUEST__INIT;
 	Ctrd__Any any = CTRD__ANY__INIT;
 
-	any.value.data = (uint8_t *)json;
+	any.value.data = (uint8_t *)(uintptr_t)json;
 	any.value.len = strlen(json);
 	req.id = "c1";
 	req.resources = &any;
 	send_call("Update", &req.base, NULL, a);
 	until(&a->done);
+}
+
+/* The agent is asked for memory where the VM has less than its container may have, and never for more than it can have. */
+static void test_update_grows_the_vm(void **state)
+{
+	static const struct {
+		const char *json;
+		uint64_t mib; /* that the agent is asked for */
+	} cases[] = {
+		{"{\"memory\":{\"limit\":104857600}}", 0},
+		{"{\"memory\":{\"limit\":1073741824}}", 1024 + 64},
+		{"{\"memory\":{\"limit\":1073741824}}", 0},
+		{"{\"memory\":{\"limit\":-1}}", 0},
+		{"{\"pids\":{\"limit\":10}}", 0},
+		{"{\"memory\":{\"limit\":1099511627776}}", 4096},
+		{"{\"memory\":{\"limit\":1099511627776}}", 0},
+	};
+	struct answer a;
+
+	NEED_ROOT();
+	create_and_start();
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		update_call(cases[i].json, &a);
+		assert_int_equal(a.code, RPC_OK);
+		assert_int_equal(fake.memory_bytes, cases[i].mib << 20);
+	}
+	assert_int_equal(env->shim.container->mem_bytes, 4096ull << 20);
+	assert_int_equal(fake.memory_given, 4096ull << 20);
 }
 
 /* A paused guest hears nothing: what it would be asked is kept, what it is told is held. */
@@ -864,7 +898,7 @@ static void test_paused_answers_all_the_same(void **state)
 	assert_int_equal(a.status, CTRD__STATUS__PAUSED);
 	call("Stats", "", &a);
 	assert_int_equal(a.code, RPC_OK);
-	update_call(&a);
+	update_call("{\"pids\":{\"limit\":10}}", &a);
 	assert_int_equal(a.code, RPC_OK);
 	assert_int_equal(fake.nr_updates, 0);
 	call("Pids", "", &a);
@@ -1268,6 +1302,7 @@ int main(void)
 		T(test_checkpoint_fails),
 		T(test_create_from_no_checkpoint),
 		T(test_checkpoint_notes),
+		T(test_update_grows_the_vm),
 		T(test_paused_answers_all_the_same),
 		T(test_exec_killed_while_paused),
 		T(test_pids),

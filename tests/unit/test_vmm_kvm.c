@@ -616,7 +616,7 @@ static void test_save_and_restore(void **state)
 	machine_pause(f.machine);
 	run_until(&f, &f.is_paused);
 	count = peek(&f, COUNTER);
-	if (machine_save(f.machine, state_fd, memory_fd, &err))
+	if (machine_save(f.machine, state_fd, memory_fd, 64u << 20, &err))
 		fail_msg("%s", err.msg);
 	assert_int_equal(fstat(memory_fd, &st), 0);
 	assert_int_equal(st.st_size, 64u << 20);
@@ -666,7 +666,9 @@ static void test_save_and_restore_large(void **state)
 	run_until(&f, &f.is_paused);
 	count = peek(&f, COUNTER);
 	poke(&f, high, 0x1234567887654321ull);
-	if (machine_save(f.machine, state_fd, memory_fd, &err))
+	/* Behind what is said to be used. */
+	poke(&f, 0x150100000ull, 1);
+	if (machine_save(f.machine, state_fd, memory_fd, LAYOUT_LOW_RAM_END + (1281u << 20), &err))
 		fail_msg("%s", err.msg);
 	finish(&f);
 	assert_int_equal(fstat(memory_fd, &st), 0);
@@ -678,6 +680,7 @@ static void test_save_and_restore_large(void **state)
 	if (machine_restore(f.machine, state_fd, memory_fd, true, &(struct machine_env){0}, &err))
 		fail_msg("%s", err.msg);
 	assert_int_equal(peek(&f, high), 0x1234567887654321ull);
+	assert_int_equal(peek(&f, 0x150100000ull), 0);
 	machine_run(f.machine);
 	wait_for_count(&f, count);
 	poke(&f, FLAG, 1);
@@ -715,7 +718,7 @@ static void test_restore_refuses(void **state)
 	machine_run(f.machine);
 	machine_pause(f.machine);
 	run_until(&f, &f.is_paused);
-	assert_int_equal(machine_save(f.machine, state_fd, memory_fd, &err), 0);
+	assert_int_equal(machine_save(f.machine, state_fd, memory_fd, 64u << 20, &err), 0);
 	finish(&f);
 	assert_int_equal(try_restore(state_fd, memory_fd, 64u << 20, 1), 0);
 	assert_int_equal(try_restore(state_fd, memory_fd, 64u << 20, 2), -EPROTO);

@@ -35,6 +35,8 @@
 #define MSR_MTRR_DEF_TYPE 0x2ff
 #define MTRR_ENABLE_WRITE_BACK 0x806u
 
+#define PAGE 4096u
+
 #define SELECTOR_CODE 0x10
 #define SELECTOR_DATA 0x18
 #define SELECTOR_TASK 0x20
@@ -191,7 +193,7 @@ static int arch_set_entry(int vcpu_fd, uint64_t entry, struct err *err)
 	return 0;
 }
 
-/* At the very end of low memory: far from the kernel, which grows from below. */
+/* Right behind the kernel: the guest may have been told of a part of its memory only, and of that from below. */
 static int arch_load_initrd(const struct memory *mem, const struct arch_boot *b,
 			    uint64_t kernel_end, struct boot_params_in *ret, struct err *err)
 {
@@ -203,12 +205,12 @@ static int arch_load_initrd(const struct memory *mem, const struct arch_boot *b,
 	if (fstat(b->initrd_fd, &st))
 		return err_set(err, -errno, "look at the initrd");
 	len = (uint64_t)st.st_size;
-	if (!len || len > low || (low - len) / 4096 * 4096 < kernel_end)
+	ret->initrd_gpa = (kernel_end + PAGE - 1) / PAGE * PAGE;
+	if (!len || len > low || ret->initrd_gpa > low - len)
 		return err_say(err, -ENOMEM,
 			       "the initrd, %llu bytes, does not fit into %llu MiB of memory "
 			       "beside the kernel",
 			       (unsigned long long)len, (unsigned long long)(b->mem_bytes >> 20));
-	ret->initrd_gpa = (low - len) / 4096 * 4096;
 	ret->initrd_len = len;
 	return kernel_place_file(b->initrd_fd, &mem->guest, ret->initrd_gpa, len, err);
 }
