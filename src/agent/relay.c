@@ -33,6 +33,7 @@ struct relay *relay_new(struct loop *loop, struct transport *transport,
 	list_init(&r->listeners);
 	list_init(&r->queries);
 	list_init(&r->dials);
+	list_init(&r->flows);
 	r->diag.fd = -1;
 	return r;
 }

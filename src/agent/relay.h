@@ -27,7 +27,8 @@ void relay_restart(struct relay *r);
 int relay_listen(struct relay *r, const AGENT_PB(ListenRequest) * request, struct err *err);
 /*
  * The other way round, where the host listens for the guest. Answers the call when the TCP sockets that listen in
- * the guest (the relay's own left out) are others than those of the request. -EBUSY as below.
+ * the guest (the relay's own left out) and the UDP sockets that look like servers' are others than those of the
+ * request: bound, not connected, and not to a port as the kernel chooses it for clients. -EBUSY as below.
  */
 int relay_listeners(struct relay *r, const AGENT_PB(ListenersRequest) * request,
 		    struct rpc_call *call, struct err *err);

@@ -19,17 +19,23 @@
 #define RELAY_POLL_NS 300000000ull
 #define RELAY_DIAL_NS 5000000000ull
 #define RELAY_SOCKETS_MAX 256
-#define RELAY_TCP_LISTEN 10 /* TCP_LISTEN of the kernel's net/tcp_states.h */
+/* States of the kernel's net/tcp_states.h; the second one is that of UDP sockets that are not connected. */
+#define RELAY_TCP_LISTEN 10
+#define RELAY_TCP_CLOSE 7
 
 struct relay_socket {
 	uint32_t port;
 	uint8_t len;
 	uint8_t address[16];
 	uint8_t ipv6_only;
+	uint8_t datagrams;
 };
 
 struct relay_sockets {
 	const struct relay *relay;
+	bool datagrams; /* what is being listed */
+	uint32_t first_client, last_client;
+	struct relay_ports udp; /* of all such sockets, whatever their state */
 	struct relay_socket v[RELAY_SOCKETS_MAX];
 	size_t nr;
 };
@@ -69,19 +75,27 @@ static int relay_visit_socket(void *ctx, const struct nlmsghdr *h)
 	struct nl_attr a;
 	size_t off = 0, len;
 
-	if (found->nr == RELAY_SOCKETS_MAX || nl_attrs(h, sizeof(m), &attrs, &len))
+	if (nl_attrs(h, sizeof(m), &attrs, &len))
 		return 0;
 	memcpy(&m, (const uint8_t *)h + NLMSG_HDRLEN, sizeof(m));
-	if (m.idiag_state != RELAY_TCP_LISTEN)
+	if (found->datagrams)
+		found->udp.bits[ntohs(m.id.idiag_sport) / 8] |=
+			(uint8_t)(1u << ntohs(m.id.idiag_sport) % 8);
+	if (found->nr == RELAY_SOCKETS_MAX)
+		return 0;
+	if (m.idiag_state != (found->datagrams ? RELAY_TCP_CLOSE : RELAY_TCP_LISTEN))
 		return 0;
 	memset(s, 0, sizeof(*s));
 	s->port = ntohs(m.id.idiag_sport);
+	s->datagrams = found->datagrams;
 	s->len = m.idiag_family == AF_INET ? 4 : 16;
 	memcpy(s->address, m.id.idiag_src, s->len);
 	while (nl_attr_next(attrs, len, &off, &a))
 		if (a.type == INET_DIAG_SKV6ONLY && a.len == 1)
 			s->ipv6_only = a.data[0];
-	if (!relay_is_own(found->relay, s))
+	if (!relay_is_own(found->relay, s) &&
+	    !(s->datagrams &&
+	      (!s->port || (s->port >= found->first_client && s->port <= found->last_client))))
 		found->nr++;
 	return 0;
 }
@@ -100,27 +114,37 @@ static void relay_sort(struct relay_socket *v, size_t *nr)
 
 static int relay_find_sockets(struct relay *r, struct relay_sockets *ret, struct err *err)
 {
-	static const uint8_t families[] = {AF_INET, AF_INET6};
+	static const struct {
+		uint8_t family, protocol;
+		uint32_t states;
+	} kinds[] = {{AF_INET, IPPROTO_TCP, 1u << RELAY_TCP_LISTEN},
+		     {AF_INET6, IPPROTO_TCP, 1u << RELAY_TCP_LISTEN},
+		     {AF_INET, IPPROTO_UDP, UINT32_MAX},
+		     {AF_INET6, IPPROTO_UDP, UINT32_MAX}};
 
 	ret->relay = r;
 	ret->nr = 0;
+	memset(&ret->udp, 0, sizeof(ret->udp));
+	relay_client_ports(&ret->first_client, &ret->last_client);
 	if (r->diag.fd < 0 && nl_open(&r->diag, NETLINK_SOCK_DIAG, err))
 		return err->code;
-	for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
 		struct inet_diag_req_v2 q = {
-			.sdiag_family = families[i],
-			.sdiag_protocol = IPPROTO_TCP,
-			.idiag_states = 1u << RELAY_TCP_LISTEN,
+			.sdiag_family = kinds[i].family,
+			.sdiag_protocol = kinds[i].protocol,
+			.idiag_states = kinds[i].states,
 		};
 		struct nl_msg m;
 		int e;
 
+		ret->datagrams = kinds[i].protocol == IPPROTO_UDP;
 		nl_begin(&m, SOCK_DIAG_BY_FAMILY, 0, &q, sizeof(q));
 		e = nl_dump(&r->diag, &m, relay_visit_socket, ret, err, "list listening sockets");
 		if (e && e != -EINTR)
 			return e;
 	}
 	relay_sort(ret->v, &ret->nr);
+	relay_keep_flows(r, &ret->udp);
 	return 0;
 }
 
@@ -137,6 +161,7 @@ static void relay_tell(struct relay *r, struct relay_sockets *found)
 		sockets[i].address.len = found->v[i].len;
 		sockets[i].port = found->v[i].port;
 		sockets[i].ipv6_only = found->v[i].ipv6_only;
+		sockets[i].datagrams = found->v[i].datagrams;
 		list[i] = &sockets[i];
 	}
 	response.sockets = list;
@@ -176,6 +201,7 @@ int relay_listeners(struct relay *r, const AGENT_PB(ListenersRequest) * request,
 		if (s->len)
 			memcpy(s->address, p->address.data, s->len);
 		s->ipv6_only = p->ipv6_only;
+		s->datagrams = p->datagrams;
 	}
 	relay_sort(r->known, &r->nr_known);
 	r->listeners_call = call;
@@ -237,8 +263,9 @@ int relay_connect(struct relay *r, const AGENT_PB(ConnectRequest) * request, str
 	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6,
 				  .sin6_port = htons((uint16_t)request->port)};
 	bool is_v4 = request->address.len == 4;
+	int type = request->datagrams ? SOCK_DGRAM : SOCK_STREAM;
 	cleanup_close int fd =
-		socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		socket(is_v4 ? AF_INET : AF_INET6, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	const void *to = is_v4 ? (const void *)&v4 : (const void *)&v6;
 	struct relay_dial *d;
 
@@ -246,6 +273,13 @@ int relay_connect(struct relay *r, const AGENT_PB(ConnectRequest) * request, str
 	       request->address.len);
 	if (fd < 0 || (connect(fd, to, is_v4 ? sizeof(v4) : sizeof(v6)) && errno != EINPROGRESS))
 		return err_set(err, -errno, "connect");
+	if (request->datagrams) {
+		int e = relay_start_flow(r, take_fd(&fd), request->port, request->stream, err);
+
+		if (!e)
+			rpc_reply_empty(call);
+		return e;
+	}
 	d = xcalloc(1, sizeof(*d));
 	d->relay = r;
 	d->stream = request->stream;
@@ -267,6 +301,7 @@ void relay_stop_back(struct relay *r)
 
 	list_for_each (d, &r->dials, link)
 		relay_dial_fail(d, -ECANCELED);
+	relay_drop_flows(r);
 	loop_timer_cancel(&r->poll);
 	nl_close(&r->diag);
 	free(take_ptr(&r->known));

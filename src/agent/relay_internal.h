@@ -22,6 +22,10 @@ struct relay {
 	size_t nr_known;
 	struct loop_timer poll;
 	struct list dials; /* struct relay_dial */
+
+	/* relay_udp.c */
+	struct list flows; /* struct relay_flow */
+	size_t nr_flows;
 };
 
 struct relay_listener {
@@ -41,6 +45,19 @@ void relay_hand_over(struct relay *r, uint32_t id, int fd);
 
 /* relay_back.c */
 void relay_stop_back(struct relay *r);
+
+/* A bit for each port. */
+struct relay_ports {
+	uint8_t bits[65536 / 8];
+};
+
+/* relay_udp.c: as relay_connect(), for datagrams. fd: an UDP socket that is connected to port, owned from here on. */
+int relay_start_flow(struct relay *r, int fd, uint32_t port, uint32_t stream, struct err *err);
+/* Ends the flows to other ports than these. */
+void relay_keep_flows(struct relay *r, const struct relay_ports *ports);
+void relay_drop_flows(struct relay *r);
+/* Sockets of these ports are clients' as a rule. */
+void relay_client_ports(uint32_t *first, uint32_t *last);
 
 /* relay_dns.c */
 void relay_take_datagram(struct relay_listener *l);

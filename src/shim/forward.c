@@ -19,23 +19,12 @@
 
 #include "agent.pb-c.h"
 #include "cleanup.h"
-#include "list.h"
+#include "forward_internal.h"
 #include "log.h"
-#include "rtnl.h"
 #include "vmreq.h"
 
 #define FORWARD_BACKLOG 128
 #define FORWARD_RETRY_NS 1000000000ull
-
-struct forward_socket {
-	struct list link;
-	struct forward *forward;
-	struct rtnl_ip ip;
-	uint16_t port;
-	bool ipv6_only, is_wanted;
-	int fd; /* -1: could not be opened */
-	struct loop_watch *watch;
-};
 
 struct forward_conn {
 	struct list link;
@@ -44,22 +33,11 @@ struct forward_conn {
 	bool is_asked;		  /* the agent's answer is to come */
 };
 
-struct forward {
-	struct loop *loop;
-	struct hv_vm *vm;
-	struct agent_client *agent; /* NULL: stopped */
-	uint32_t *next_stream;
-	struct list sockets;
-	size_t nr_sockets;
-	struct list conns;
-	size_t nr_conns;
-	struct loop_timer retry;
-};
-
 static void forward_ask(void *ctx);
 
 static void forward_socket_free(struct forward_socket *s)
 {
+	forward_drop_flows(s->forward, s);
 	s->forward->nr_sockets--;
 	list_remove(&s->link);
 	loop_watch_remove(s->watch);
@@ -115,7 +93,7 @@ static struct rtnl_ip forward_target(const struct forward_socket *s)
 	return ip;
 }
 
-static void forward_connect(struct forward_socket *s, int fd)
+void forward_connect(struct forward_socket *s, int fd)
 {
 	VMREQ_PB(ConnectRequest) req = HARPOON__AGENT__V1__CONNECT_REQUEST__INIT;
 	struct forward *f = s->forward;
@@ -137,7 +115,13 @@ static void forward_connect(struct forward_socket *s, int fd)
 	req.address.data = to.bytes;
 	req.address.len = to.len;
 	req.port = s->port;
+	req.datagrams = s->datagrams;
 	agent_client_call(f->agent, AGENT_CONNECT, &req.base, 0, forward_connected, c);
+}
+
+bool forward_has_room(const struct forward *f)
+{
+	return f->agent && f->nr_conns < FORWARD_CONNS_MAX;
 }
 
 static void forward_on_connection(void *ctx, uint32_t events)
@@ -147,7 +131,7 @@ static void forward_on_connection(void *ctx, uint32_t events)
 
 	if (fd < 0)
 		return;
-	if (!s->forward->agent || s->forward->nr_conns >= FORWARD_CONNS_MAX)
+	if (!forward_has_room(s->forward))
 		close(fd);
 	else
 		forward_connect(s, fd);
@@ -158,17 +142,20 @@ static int forward_listen(const struct forward_socket *s)
 	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(s->port)};
 	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(s->port)};
 	bool is_v4 = s->ip.len == 4;
+	int type = s->datagrams ? SOCK_DGRAM : SOCK_STREAM;
 	cleanup_close int fd =
-		socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		socket(is_v4 ? AF_INET : AF_INET6, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	int on = 1, only = s->ipv6_only;
 
 	memcpy(is_v4 ? (void *)&v4.sin_addr : (void *)&v6.sin6_addr, s->ip.bytes, s->ip.len);
-	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) ||
+	/* Of UDP sockets the option would let us share a port that is taken. */
+	if (fd < 0 ||
+	    (!s->datagrams && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on))) ||
 	    (!is_v4 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof(only))))
 		return -errno;
 	if (bind(fd, is_v4 ? (const void *)&v4 : (const void *)&v6,
 		 is_v4 ? sizeof(v4) : sizeof(v6)) ||
-	    listen(fd, FORWARD_BACKLOG))
+	    (s->datagrams ? forward_want_addresses(fd, is_v4) : listen(fd, FORWARD_BACKLOG)))
 		return -errno;
 	return take_fd(&fd);
 }
@@ -183,18 +170,22 @@ static void forward_open(struct forward *f, const VMREQ_PB(ListeningSocket) * m)
 	memcpy(s->ip.bytes, m->address.data, m->address.len);
 	s->port = (uint16_t)m->port;
 	s->ipv6_only = m->ipv6_only;
+	s->datagrams = m->datagrams;
 	s->is_wanted = true;
 	list_append(&f->sockets, &s->link);
 	f->nr_sockets++;
 	s->fd = forward_listen(s);
 	if (s->fd >= 0)
-		s->watch = loop_watch_add(f->loop, s->fd, EPOLLIN, forward_on_connection, s);
+		s->watch = loop_watch_add(
+			f->loop, s->fd, EPOLLIN,
+			s->datagrams ? forward_on_datagrams : forward_on_connection, s);
 	rtnl_ip_text(&s->ip, text, sizeof(text));
 	if (s->fd < 0)
-		log_warn("forward", "the container listens at %s port %u, the host cannot: %s",
-			 text, s->port, strerror(-s->fd));
+		log_warn("forward", "the container listens at %s port %u (%s), the host cannot: %s",
+			 text, s->port, s->datagrams ? "UDP" : "TCP", strerror(-s->fd));
 	else
-		log_info("forward", "listening for the container at %s port %u", text, s->port);
+		log_info("forward", "listening for the container at %s port %u (%s)", text, s->port,
+			 s->datagrams ? "UDP" : "TCP");
 	s->fd = MAX(s->fd, -1);
 }
 
@@ -204,10 +195,19 @@ static struct forward_socket *forward_find(struct forward *f, const VMREQ_PB(Lis
 
 	list_for_each (s, &f->sockets, link)
 		if (s->port == m->port && s->ip.len == m->address.len &&
-		    s->ipv6_only == !!m->ipv6_only &&
+		    s->ipv6_only == !!m->ipv6_only && s->datagrams == !!m->datagrams &&
 		    !memcmp(s->ip.bytes, m->address.data, s->ip.len))
 			return s;
 	return NULL;
+}
+
+void forward_sweep(struct forward *f)
+{
+	struct forward_socket *s;
+
+	list_for_each (s, &f->sockets, link)
+		if (!s->is_wanted && !forward_has_flows(s))
+			forward_socket_free(s);
 }
 
 static void forward_apply(struct forward *f, const VMREQ_PB(ListenersResponse) * r)
@@ -221,9 +221,7 @@ static void forward_apply(struct forward *f, const VMREQ_PB(ListenersResponse) *
 		if (s)
 			s->is_wanted = true;
 	}
-	list_for_each (s, &f->sockets, link)
-		if (!s->is_wanted)
-			forward_socket_free(s);
+	forward_sweep(f);
 	for (size_t i = 0; i < r->n_sockets && f->nr_sockets < FORWARD_SOCKETS_MAX; i++) {
 		const VMREQ_PB(ListeningSocket) *m = r->sockets[i];
 
@@ -260,11 +258,14 @@ static void forward_ask(void *ctx)
 	list_for_each (s, &f->sockets, link) {
 		VMREQ_PB(ListeningSocket) *m = &known[req.n_known];
 
+		if (!s->is_wanted)
+			continue;
 		harpoon__agent__v1__listening_socket__init(m);
 		m->address.data = s->ip.bytes;
 		m->address.len = s->ip.len;
 		m->port = s->port;
 		m->ipv6_only = s->ipv6_only;
+		m->datagrams = s->datagrams;
 		list[req.n_known++] = m;
 	}
 	req.known = list;
@@ -282,6 +283,7 @@ struct forward *forward_new(struct loop *loop, struct hv_vm *vm, struct agent_cl
 	f->next_stream = next_stream;
 	list_init(&f->sockets);
 	list_init(&f->conns);
+	list_init(&f->flows);
 	forward_ask(f);
 	return f;
 }
@@ -294,6 +296,7 @@ void forward_stop(struct forward *f)
 		return;
 	f->agent = NULL;
 	loop_timer_cancel(&f->retry);
+	forward_drop_flows(f, NULL);
 	list_for_each (s, &f->sockets, link)
 		forward_socket_free(s);
 }

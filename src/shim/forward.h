@@ -1,7 +1,8 @@
 /*
  * Listening on the host for what listens in the guest: for containers in the host's network, whose connections to
- * the outside passt makes. Whenever a TCP socket listens in the guest, one of the same address and port is opened
- * here; its connections become streams. The shim does it, so ports below 1024 and any address of the host work.
+ * the outside passt makes. Whenever a TCP socket listens in the guest, or an UDP socket is a server's by its look, one
+ * of the same address and port is opened here; its connections, or the datagrams of each peer, become streams. The
+ * shim does it, so ports below 1024 and any address of the host work.
  *
  * Threads: the loop's. forward_stop() before the agent's client is freed, forward_free() after the VM.
  */

@@ -364,10 +364,10 @@ def debian(session_box):
 
 @pytest.fixture(scope="session")
 def programs(work_folder):
-    """The static programs of tests/volume, by name."""
-    folder = work_folder / "volume-programs"
+    """The static programs of tests/volume and tests/network, by name."""
+    folder = work_folder / "programs"
     folder.mkdir()
-    for source in sorted((paths.ROOT / "tests/volume").glob("*.c")):
+    for source in sorted([*(paths.ROOT / "tests/volume").glob("*.c"), *(paths.ROOT / "tests/network").glob("*.c")]):
         flags = ["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"]
         subprocess.run(["gcc", *flags, "-o", folder / source.stem, source], check=True)
     return folder

@@ -459,6 +459,103 @@ def test_host_network_listens(box, uplink):
     assert refuses(80)
 
 
+def ask(sock, text):
+    """What a server of datagrams answers; lost ones are sent again, also those of before it served."""
+    answers = []
+
+    def is_answered():
+        try:
+            sock.send(text)
+            answers.append(sock.recv(70000))
+        except (TimeoutError, ConnectionRefusedError):
+            return False
+        return True
+
+    sock.settimeout(1)
+    assert wait_until(is_answered, 60, 0.1)
+    return answers[0]
+
+
+def refuses(sock):
+    """Nobody is at the port: what is sent comes back as an error."""
+    try:
+        sock.send(b"x")
+        sock.recv(10)
+    except ConnectionRefusedError:
+        return True
+    except TimeoutError:
+        pass
+    return False
+
+
+def udp(address, family=socket.AF_INET):
+    """Takes answers only from the address that it asks."""
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.connect(address)
+    return sock
+
+
+@pytest.mark.harpoon
+def test_host_network_datagrams(box, uplink, programs):
+    """Servers of datagrams, too: every peer has its own answers, from the address it asked, as long as somebody serves."""
+    netlab.sh("ip addr add 192.168.50.7/24 dev up0")
+    script = "/programs/udp serve 69 & echo $! > /pid; /programs/udp serve 70 local & sleep 1000"
+    options = ["--net-host", "--mount", f"type=bind,src={programs},dst=/programs,options=rbind:ro"]
+    name = box.detached("sh", "-c", script, options=options)
+    with udp(("127.0.0.1", 69)) as one, udp(("127.0.0.1", 69)) as two, udp(("127.0.0.1", 70)) as local:
+        assert ask(one, b"one") == b"one" and ask(two, b"two") == b"two" and ask(local, b"local") == b"local"
+        assert ask(one, b"") == b"" and ask(two, b"x" * 60000) == b"x" * 60000
+        with udp(("::1", 69), socket.AF_INET6) as six:
+            assert ask(six, b"six") == b"six"
+        with udp(("192.168.50.2", 70)) as other:
+            other.settimeout(10)
+            assert refuses(other)
+        client = (
+            "import socket, sys; s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET,"
+            "socket.SOCK_DGRAM); s.connect((sys.argv[1], 69)); s.settimeout(20); s.send(sys.argv[1].encode());"
+            "print(s.recv(99).decode())"
+        )
+        for address in ("192.168.50.2", "192.168.50.7", "fd00:50::2"):
+            assert netlab.sh(f'/usr/bin/python3 -c "{client}" {address}', uplink).strip() == address
+        # More peers than are remembered: the oldest make room, and may come again
+        for number in range(300):
+            with udp(("127.0.0.1", 69)) as peer:
+                assert ask(peer, b"%d" % number) == b"%d" % number
+        assert ask(one, b"again") == b"again"
+        box.execute(name, "sh", "-c", "kill $(cat /pid)")
+        assert wait_until(lambda: refuses(one) and refuses(two), 20, 0.1)
+        assert ask(local, b"local") == b"local"
+    box.kill_and_delete(name)
+
+
+@pytest.mark.harpoon
+def test_host_network_server_that_begins(box, uplink, programs):
+    """Who serves and speaks first does both from one port, as without a VM."""
+    peer = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("192.168.50.1", 5061))
+s.settimeout(60)
+print(*s.recvfrom(99), flush=True)
+other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+other.connect(("192.168.50.2", 5060))
+for sock in (s, other):
+    sock.settimeout(20)
+    sock.sendto(b"answer", ("192.168.50.2", 5060)) if sock is s else sock.send(b"answer")
+    got = b"first"
+    while got == b"first":
+        got = sock.recv(99)
+    print(got, flush=True)
+"""
+    options = ["--net-host", "--mount", f"type=bind,src={programs},dst=/programs,options=rbind:ro"]
+    command = ["nsenter", f"--net=/run/netns/{uplink}", "/usr/bin/python3", "-c", peer]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        name = box.detached("/programs/udp", "serve", "5060", "first", "192.168.50.1", "5061", options=options)
+        out, _ = process.communicate(timeout=120)
+    assert out.splitlines() == ["b'first' ('192.168.50.2', 5060)", "b'answer'", "b'answer'"], out
+    box.kill_and_delete(name)
+
+
 @pytest.mark.harpoon
 def test_host_network_ends_with_the_vm(box, uplink):
     """passt is one of the VM's processes: unprivileged, and gone when the VM is killed."""

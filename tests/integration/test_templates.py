@@ -5,6 +5,7 @@ HARPOON_TEST_CLONES says how many clones are compared with each other (12; beyon
 host's, too, which takes a machine that has time).
 """
 
+import errno
 import hashlib
 import os
 import pathlib
@@ -461,6 +462,21 @@ def test_templates_off(store):
     assert not template_builders(store.box.daemon.conf)
 
 
+def parts_of(path):
+    """What is in a file, without its holes: guest memory has gigabytes of them."""
+    with open(path, "rb") as file:
+        end, at = os.fstat(file.fileno()).st_size, 0
+        while at < end:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                assert error.errno == errno.ENXIO
+                return
+            hole = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            yield os.pread(file.fileno(), hole - at, at)
+            at = hole
+
+
 def test_a_template_holds_no_secret(store):
     """Nothing of a container or of this host's environment is in what is saved."""
     canary = "canary-5c1d0f7e"
@@ -469,6 +485,6 @@ def test_a_template_holds_no_secret(store):
     subprocess.run(command, env=env, check=True, timeout=200, stdout=subprocess.DEVNULL)
     host = os.uname().nodename.encode()
     for path in store.only().iterdir():
-        data = path.read_bytes()
-        assert canary.encode() not in data
-        assert len(host) < 6 or host not in data, path
+        for data in parts_of(path):
+            assert canary.encode() not in data
+            assert len(host) < 6 or host not in data, path
