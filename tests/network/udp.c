@@ -59,9 +59,9 @@ int main(int argc, char **argv)
 
 	if (argc < 3)
 		return 2;
-	fd = argc == 3 ? bind_all(atoi(argv[2])) :
-	     argc == 4 ? bind_v4(atoi(argv[2]), "127.0.0.1") :
-			 bind_v4(atoi(argv[2]), "0.0.0.0");
+	fd = argc == 3	 ? bind_all(atoi(argv[2]))
+	     : argc == 4 ? bind_v4(atoi(argv[2]), "127.0.0.1")
+			 : bind_v4(atoi(argv[2]), "0.0.0.0");
 	if (fd < 0)
 		return fail("bind");
 	if (argc == 6 && begin(fd, argv[4], atoi(argv[5])))
