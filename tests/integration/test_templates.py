@@ -229,6 +229,27 @@ def test_timeline_of_a_start(box):
     box.kill_and_delete(name)
 
 
+def wakeups(pid):
+    """How often the threads of a process have gone to sleep."""
+    statuses = [task / "status" for task in pathlib.Path(f"/proc/{pid}/task").iterdir()]
+    return sum(int(re.search(r"^voluntary_ctxt_switches:\s(\d+)", s.read_text(), re.M)[1]) for s in statuses)
+
+
+def test_an_idle_guest_sleeps(box):
+    """A container that does nothing costs its host next to nothing: no timer of its guest is due at short intervals."""
+    name = box.detached("sleep", "1000")
+    pid = next(pids[0] for program, pids in box.processes(name).items() if "qemu" in program or "vmm" in program)
+    counts = [wakeups(pid)]
+
+    def is_quiet():
+        counts.append(wakeups(pid))
+        return counts[-1] - counts[-2] < 100
+
+    # Seconds apart; what its start has left to do is over some time
+    assert wait_until(is_quiet, 30, 2), counts
+    box.kill_and_delete(name)
+
+
 def test_pause_stops_the_processors(box):
     name = box.detached("sh", "-c", "while :; do :; done")
     pid = next(pids[0] for program, pids in box.processes(name).items() if "qemu" in program or "vmm" in program)

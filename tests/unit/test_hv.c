@@ -200,6 +200,12 @@ static void test_kernel_args(void **state)
 	assert_non_null(strstr(one, " noapictimer"));
 	/* The administrator's words come last: they win. */
 	assert_non_null(strstr(one, " tsc=reliable tsc_early_khz=2400000 loglevel=7 x"));
+	/* Clones would wake up all the time: the PIT cannot wait for long. */
+	a.template = true;
+	free(one);
+	one = kernel_args_build(&a);
+	assert_null(strstr(one, "noapictimer"));
+	a.template = false;
 	a.nr_vcpus = 2;
 	a.tsc_khz = 0;
 	two = kernel_args_build(&a);
