@@ -24,7 +24,7 @@
 #define MEMORY_BOOT_PARAMS "/sys/kernel/boot_params/data"
 /* Documentation/admin-guide/mm/memory-hotplug.rst */
 #define MEMORY_DIR "/sys/devices/system/memory"
-#define MEMORY_TEXT_MAX (64u << 10)
+#define MEMORY_TEXT_MAX (1u << 20)
 #define MEMORY_MIB ((uint64_t)1 << 20)
 #define MEMORY_E820_RAM 1
 
@@ -109,8 +109,10 @@ int memory_grow(uint64_t bytes, struct err *err)
 	size_t len = 0;
 	int r = memory_read(MEMORY_IOMEM, &iomem, NULL, err);
 
-	if (!r)
-		r = memory_read(MEMORY_BOOT_PARAMS, &boot, &len, err);
+	have = r ? 0 : memory_sum(iomem);
+	if (r || have >= bytes)
+		return r;
+	r = memory_read(MEMORY_BOOT_PARAMS, &boot, &len, err);
 	if (!r)
 		r = memory_block_size(&block, err);
 	if (r)
@@ -118,7 +120,6 @@ int memory_grow(uint64_t bytes, struct err *err)
 	params = (const void *)boot;
 	if (len < sizeof(*params) || params->e820_entries > ARRAY_SIZE(params->e820_table))
 		return err_say(err, -EPROTO, "the map of the machine's memory has %zu bytes", len);
-	have = memory_sum(iomem);
 	for (size_t i = 0; i < params->e820_entries && !r; i++)
 		if (params->e820_table[i].type == MEMORY_E820_RAM)
 			r = memory_grow_range(&params->e820_table[i], block, &have, bytes, err);

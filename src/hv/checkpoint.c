@@ -46,8 +46,6 @@
 
 #define CHECKPOINT_VERSION 1
 #define CHECKPOINT_RAW "memory.raw" /* for a moment */
-/* Guests add memory in blocks of 128 MiB: the last one has more than was asked for, before the first one is a gap. */
-#define CHECKPOINT_MEMORY_SLACK ((uint64_t)256 << 20)
 #define CHECKPOINT_MANIFEST_MAX 4096
 #define CHECKPOINT_SHAPE_MAX (64 * 1024)
 /* The agent's answer; its loop is free, as no container runs. */
@@ -352,7 +350,8 @@ uint64_t hv_used_bytes(const struct hv_vm *vm)
 {
 	if (vm->given_bytes <= vm->params.mem_bytes)
 		return vm->params.mem_bytes;
-	return MIN(vm->given_bytes + CHECKPOINT_MEMORY_SLACK, hv_machine_bytes(&vm->params));
+	/* The last block has more than was asked for, and before the first one is a gap. */
+	return MIN(vm->given_bytes + 2 * HV_MEMORY_BLOCK, hv_machine_bytes(&vm->params));
 }
 
 int hv_vm_checkpoint(struct hv_vm *vm, int dir_fd, const char *note, hv_done_fn done, void *ctx,

@@ -109,10 +109,17 @@ struct hv_vm {
 	struct loop_timer exit_timer;  /* defers on_exit to a round of its own */
 };
 
-/* Size of the machine, as opposed to what its guest begins with. */
+/* Guests add memory in blocks of this size, at multiples of it (Linux on x86-64, as long as it begins with less than 64 GiB). */
+#define HV_MEMORY_BLOCK ((uint64_t)128 << 20)
+
+/* Size of the machine, as opposed to what its guest begins with: so that whole blocks lead to hv_mem_max(). */
 static inline uint64_t hv_machine_bytes(const struct hv_params *p)
 {
-	return hv_mem_max(p->config, p->mem_bytes);
+	uint64_t max = hv_mem_max(p->config, p->mem_bytes), gap = -p->mem_bytes % HV_MEMORY_BLOCK;
+
+	if (max == p->mem_bytes)
+		return max;
+	return (max + gap + HV_MEMORY_BLOCK - 1) / HV_MEMORY_BLOCK * HV_MEMORY_BLOCK;
 }
 
 /* As far as its guest may have touched memory. */

@@ -251,7 +251,7 @@ static void service_updated(void *ctx, const ProtobufCMessage *response, enum rp
 		process_fail_call(ctx, code, message);
 }
 
-/* Of the VM, where it has to grow for these limits; 0 = it need not. */
+/* What the VM needs for these limits, as far as it can have that; 0 = they say nothing. */
 static uint64_t service_mem_bytes(const struct container *c, const struct oci_resources *res)
 {
 	uint64_t max = hv_mem_max(&c->shim->config, c->mem_bytes), want;
@@ -265,8 +265,7 @@ static uint64_t service_mem_bytes(const struct container *c, const struct oci_re
 			 " MiB is more than the VM of '%s' will have: "
 			 "%" PRIu64 " MiB (key 'memory_max' of harpoon.conf)",
 			 res->memory_limit >> 20, c->id, max >> 20);
-	want = MIN(want, max);
-	return want > c->mem_bytes ? want : 0;
+	return MIN(want, max);
 }
 
 static void service_update(struct rpc_call *call, const ProtobufCMessage *m, void *ctx)
@@ -289,11 +288,10 @@ static void service_update(struct rpc_call *call, const ProtobufCMessage *m, voi
 		rpc_fail(call, RPC_INVALID_ARGUMENT, "update: %s", err.msg);
 		return;
 	}
+	/* Also what was asked for before: the agent may have failed to add it. */
 	mem_bytes = service_mem_bytes(c, res);
-	if (mem_bytes) {
-		c->mem_bytes = mem_bytes;
-		hv_vm_gave_memory(c->vm, mem_bytes);
-	}
+	c->mem_bytes = MAX(c->mem_bytes, mem_bytes);
+	hv_vm_gave_memory(c->vm, c->mem_bytes);
 	if (hostlimits_update(c, res, &err)) {
 		oci_resources_free(res);
 		rpc_fail_err(call, &err);

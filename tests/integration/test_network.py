@@ -21,8 +21,8 @@ from conftest import RUNTIME
 from harpoonlib import images, netlab, paths
 from harpoonlib.containerd import wait_until
 
-# Bytes of the large transfer, each way; HARPOON_TEST_TRANSFER=1000 is a GB. Emulated guests are slow.
-TRANSFER = int(os.environ.get("HARPOON_TEST_TRANSFER", "200")) * 1000 * 1000
+# Bytes of the large transfer, each way
+TRANSFER = int(os.environ.get("HARPOON_TEST_TRANSFER", "1000")) * 1000 * 1000
 
 
 def refused(box, options):

@@ -852,20 +852,20 @@ static void update_call(const char *json, struct answer *a)
 	until(&a->done);
 }
 
-/* The agent is asked for memory where the VM has less than its container may have, and never for more than it can have. */
+/* The agent is told what the limit needs, and never more than there can be; the VM's size is the largest of these. */
 static void test_update_grows_the_vm(void **state)
 {
 	static const struct {
 		const char *json;
 		uint64_t mib; /* that the agent is asked for */
 	} cases[] = {
-		{"{\"memory\":{\"limit\":104857600}}", 0},
+		{"{\"memory\":{\"limit\":104857600}}", 100 + 64},
 		{"{\"memory\":{\"limit\":1073741824}}", 1024 + 64},
-		{"{\"memory\":{\"limit\":1073741824}}", 0},
+		{"{\"memory\":{\"limit\":1073741824}}", 1024 + 64},
 		{"{\"memory\":{\"limit\":-1}}", 0},
 		{"{\"pids\":{\"limit\":10}}", 0},
 		{"{\"memory\":{\"limit\":1099511627776}}", 4096},
-		{"{\"memory\":{\"limit\":1099511627776}}", 0},
+		{"{\"memory\":{\"limit\":1073741824}}", 1024 + 64},
 	};
 	struct answer a;
 
