@@ -60,15 +60,24 @@ static int keep_granted_lock(struct file *file, struct file_lock *fl, bool flock
 	return err;
 }
 
+/* Linux 6.1 asks nothing when a close unlocks: a FLUSH is to do that, which most of our files go without. */
+static int give_shared_lock(struct file *file, struct file_lock *fl, bool flock)
+{
+	unsigned int close = LOCK_FLAGS(fl) & FL_CLOSE;
+	int kept = keep_lock_here(file, fl, flock), err;
+
+	LOCK_FLAGS(fl) &= ~FL_CLOSE;
+	err = fuse_setlk(file, fl, flock);
+	LOCK_FLAGS(fl) |= close;
+	return kept ? kept : err;
+}
+
 static int try_shared_lock(struct file *file, struct file_lock *fl, bool flock)
 {
-	int err, kept;
+	int err;
 
-	if (LOCK_TYPE(fl) == F_UNLCK) {
-		kept = keep_lock_here(file, fl, flock);
-		err = fuse_setlk(file, fl, flock);
-		return kept ? kept : err;
-	}
+	if (LOCK_TYPE(fl) == F_UNLCK)
+		return give_shared_lock(file, fl, flock);
 	err = fuse_setlk(file, fl, flock);
 	return err ? err : keep_granted_lock(file, fl, flock);
 }

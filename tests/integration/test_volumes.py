@@ -390,7 +390,7 @@ def test_locks_go_with_their_owner(box, programs, host_folder):
         script = f"(echo try {kind} w 0 0; sleep 1000) | /programs/locker /v/f > /out{number}"
         args = ["--exec-id", f"holder{number}", "-d", name, "sh", "-c", script]
         assert box.ctr("task", "exec", "--fifo-dir", box.daemon.fifos, *args).code == 0
-        assert wait_until(lambda: box.execute(name, "cat", f"/out{number}") == "READY\nok\n", 20)
+        assert wait_until(lambda: box.exec(name, "cat", f"/out{number}").out == "READY\nok\n", 20)
         assert host.ask(f"try {kind} w 0 0") == "EAGAIN"
         box.execute(name, "sh", "-c", "kill -9 $(pidof locker)")
         assert wait_until(lambda: host.ask(f"try {kind} w 0 0") == "ok", 20)
