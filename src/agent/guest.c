@@ -341,10 +341,13 @@ static int guest_make_cgroups(struct err *err)
 int guest_grow(const struct agent_params *params, uint64_t bytes, struct err *err)
 {
 	cleanup_close int fd = -1;
-	int r = params->is_guest_init ? memory_grow(bytes, err) : 0;
+	int r;
 
+	if (!params->is_guest_init)
+		return 0;
+	r = memory_grow(bytes, err);
 	fd = open(params->cgroup_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (params->is_guest_init && fd >= 0)
+	if (fd >= 0)
 		guest_reserve_memory(fd);
 	return r;
 }

@@ -121,6 +121,7 @@ static int relay_find_sockets(struct relay *r, struct relay_sockets *ret, struct
 		     {AF_INET6, IPPROTO_TCP, 1u << RELAY_TCP_LISTEN},
 		     {AF_INET, IPPROTO_UDP, UINT32_MAX},
 		     {AF_INET6, IPPROTO_UDP, UINT32_MAX}};
+	bool is_whole = true;
 
 	ret->relay = r;
 	ret->nr = 0;
@@ -140,11 +141,14 @@ static int relay_find_sockets(struct relay *r, struct relay_sockets *ret, struct
 		ret->datagrams = kinds[i].protocol == IPPROTO_UDP;
 		nl_begin(&m, SOCK_DIAG_BY_FAMILY, 0, &q, sizeof(q));
 		e = nl_dump(&r->diag, &m, relay_visit_socket, ret, err, "list listening sockets");
+		/* -EINTR: it changed meanwhile, and is looked at again soon. */
 		if (e && e != -EINTR)
 			return e;
+		is_whole = is_whole && !e;
 	}
 	relay_sort(ret->v, &ret->nr);
-	relay_keep_flows(r, &ret->udp);
+	if (is_whole)
+		relay_keep_flows(r, &ret->udp);
 	return 0;
 }
 
