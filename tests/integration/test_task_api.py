@@ -37,6 +37,14 @@ class Walk:
         self.answers[step] = (code, self.plain(text))
         return code
 
+    def shut_down(self, step):
+        """runc's shim ends beside its answer to this call, and may be first."""
+        try:
+            self.step(step, "Shutdown")
+        except ConnectionError:
+            assert self.is_runc
+            self.answers[step] = (0, "")
+
     def exec(self, exec_id, *argv, **spec):
         return self.step(f"exec {exec_id}", "Exec", exec_id=exec_id, spec=ttrpc.process_any(argv, **spec))
 
@@ -148,8 +156,9 @@ def walk_stopped(w):
     w.answers["delete"] = deleted["exit_status"]
     assert deleted["exited_at"]["seconds"] > 1_700_000_000
     for method in ("State", "Start", "Delete", "Pids", "Pause", "Resume", "Checkpoint", "Kill", "Exec", "ResizePty",
-                   "CloseIO", "Update", "Wait", "Stats", "Connect", "Shutdown"):
+                   "CloseIO", "Update", "Wait", "Stats", "Connect"):
         w.step(f"{method} after delete", method)
+    w.shut_down("Shutdown after delete")
 
 
 # step -> why it is not as runc's shim has it
