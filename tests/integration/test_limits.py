@@ -131,9 +131,38 @@ def test_room_to_grow(box):
     box.kill_and_delete(name)
 
 
-def mem_total(box, name, exec_id):
+def mem_total(box, name):
     """MiB that the guest's kernel counts."""
-    return int(box.exec(name, "grep", "MemTotal", "/proc/meminfo", exec_id=exec_id).out.split()[1]) // 1024
+    return int(box.execute(name, "grep", "MemTotal", "/proc/meminfo").split()[1]) // 1024
+
+
+def update_memory(box, name, limit):
+    with client(box, name) as c:
+        c.call("Update", id=name,
+               resources={"type_url": "x", "value": json.dumps({"memory": {"limit": limit}}).encode()})
+
+
+@pytest.mark.harpoon
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_memory_grows_when_its_pause_is_over(box, vcpus):
+    options = ["--memory-limit", str(70 * MIB), "--annotation", f"io.harpoon.vcpus={vcpus}"]
+    name = box.detached("sleep", "1000", options=options)
+    assert box.ctr("task", "pause", name).code == 0
+    update_memory(box, name, 500 * MIB)
+    assert box.ctr("task", "resume", name).code == 0
+    assert wait_until(lambda: mem_total(box, name) > 500, 20)
+    box.kill_and_delete(name)
+
+
+@pytest.mark.harpoon
+def test_memory_does_not_grow_where_it_may_not(box):
+    box.daemon.write_conf(f"{box.daemon.conf.read_text()}\n[vm]\nmemory_max = 0\n")
+    name = box.detached("sleep", "1000", options=["--memory-limit", str(70 * MIB)])
+    assert "mem=" not in box.execute(name, "cat", "/proc/cmdline")
+    before = mem_total(box, name)
+    update_memory(box, name, 500 * MIB)
+    assert mem_total(box, name) == before
+    box.kill_and_delete(name)
 
 
 @pytest.mark.harpoon
@@ -141,28 +170,22 @@ def test_memory_grows_with_the_limit(box):
     """Update above what the VM began with: its guest has the memory, and it can be used at once; nothing takes it back."""
     name = box.detached("sleep", "1000", options=["--memory-limit", str(100 * MIB)])
     block = ["dd", "if=/dev/zero", "of=/dev/null", "bs=700M", "count=1"]
-    before = mem_total(box, name, "m1")
+    before = mem_total(box, name)
     assert before < 164
     assert box.exec(name, *block).code != 0
-
-    def update(limit):
-        with client(box, name) as c:
-            c.call("Update", id=name,
-                   resources={"type_url": "x", "value": json.dumps({"memory": {"limit": limit}}).encode()})
-
-    update(1024 * MIB)
-    grown = mem_total(box, name, "m2")
+    update_memory(box, name, 1024 * MIB)
+    grown = mem_total(box, name)
     assert 1024 <= grown <= 1024 + 64 + 128
     done = box.exec(name, *block, exec_id="e2")
     assert done.code == 0, done
     # Again costs nothing, less is a matter of the cgroup, more than there can ever be is as much as there can be
-    update(1024 * MIB)
-    assert mem_total(box, name, "m3") == grown
-    update(90 * MIB)
-    assert mem_total(box, name, "m4") == grown
+    update_memory(box, name, 1024 * MIB)
+    assert mem_total(box, name) == grown
+    update_memory(box, name, 90 * MIB)
+    assert mem_total(box, name) == grown
     assert box.exec(name, *block, exec_id="e3").code == 137
-    update(64 * 1024 * MIB)
-    assert 3800 <= mem_total(box, name, "m5") <= 4096 + 128
+    update_memory(box, name, 64 * 1024 * MIB)
+    assert 3800 <= mem_total(box, name) <= 4096 + 128
     assert box.exec(name, *block, exec_id="e4").code == 0
     assert box.status(name) == "RUNNING"
     box.kill_and_delete(name)
