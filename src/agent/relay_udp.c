@@ -85,17 +85,14 @@ static int relay_flow_open(struct relay_flow *f, uint32_t stream, struct err *er
 	static const struct dgrams_callbacks cb = {.on_datagram = relay_flow_on_datagram,
 						   .on_end = relay_flow_on_end};
 	struct relay *r = f->relay;
-	int pair[2], e;
+	int fd = -1, e;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
-		return err_set(err, -errno, "socketpair");
-	f->dgrams = dgrams_new(r->loop, pair[0], &cb, f);
 	f->watch = loop_watch_add(r->loop, f->fd, EPOLLIN, relay_flow_on_answer, f);
-	if (!f->dgrams || !f->watch) {
-		close(pair[1]);
-		return err_set(err, -ENOMEM, "watch a socket");
-	}
-	e = r->transport->ops->attach(r->transport, stream, pair[1], pair[1], NULL, NULL, NULL);
+	if (f->watch)
+		f->dgrams = dgrams_new(r->loop, &cb, f, &fd);
+	if (!f->dgrams)
+		return err_set(err, -errno, "a stream for datagrams");
+	e = r->transport->ops->attach(r->transport, stream, fd, fd, NULL, NULL, NULL);
 	return e ? err_set(err, e, "stream %u", stream) : 0;
 }
 

@@ -46,8 +46,11 @@ int hv_describe(const struct hv_params *p, const struct hv_ops *ops, char **ret,
 
 	if (!f)
 		abort();
-	fprintf(f, "harpoon %s\nbackend %s\nvcpus %" PRIu32 "\nmemory_mib %" PRIu64 "\n",
-		HARPOON_VERSION, ops->name, p->nr_vcpus, p->mem_bytes >> 20);
+	fprintf(f,
+		"harpoon %s\nbackend %s\nvcpus %" PRIu32 "\nmemory_mib %" PRIu64
+		"\nmachine_mib %" PRIu64 "\n",
+		HARPOON_VERSION, ops->name, p->nr_vcpus, p->mem_bytes >> 20,
+		hv_machine_bytes(p) >> 20);
 	cpu_id_describe(f);
 	r = clone_describe_file(f, "kernel", c->kernel, err);
 	if (!r)

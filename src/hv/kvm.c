@@ -10,7 +10,6 @@
  * Thread: the loop's.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -263,7 +262,6 @@ static int kvm_describe(const struct hv_params *p, FILE *f, struct err *err)
 	fprintf(f, "vmm ino=%ju size=%jd mtime=%jd.%09ld ctime=%jd.%09ld\n", (uintmax_t)st.st_ino,
 		(intmax_t)st.st_size, (intmax_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec,
 		(intmax_t)st.st_ctim.tv_sec, st.st_ctim.tv_nsec);
-	fprintf(f, "machine_mib %" PRIu64 "\n", hv_machine_bytes(p) >> 20);
 	fprintf(f, "control %u\nkernel_args %s\ntaps %zu\nstreams %zu\n", VMM_CONTROL_VERSION,
 		p->config->kernel_args, nr_taps, p->nr_nics - nr_taps);
 	if (p->nr_disks)

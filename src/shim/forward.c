@@ -155,7 +155,7 @@ static int forward_listen(const struct forward_socket *s)
 		return -errno;
 	if (bind(fd, is_v4 ? (const void *)&v4 : (const void *)&v6,
 		 is_v4 ? sizeof(v4) : sizeof(v6)) ||
-	    (s->datagrams ? forward_want_addresses(fd, is_v4) : listen(fd, FORWARD_BACKLOG)))
+	    (s->datagrams ? forward_set_up_udp(fd, is_v4) : listen(fd, FORWARD_BACKLOG)))
 		return -errno;
 	return take_fd(&fd);
 }

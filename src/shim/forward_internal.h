@@ -39,8 +39,8 @@ bool forward_has_room(const struct forward *f);
 
 /* forward_udp.c */
 void forward_on_datagrams(void *ctx, uint32_t events);
-/* Answers go out from the address that was asked. */
-int forward_want_addresses(int fd, bool is_v4);
+/* Of a socket that is bound: passt may share the port, and answers go out from the address that was asked. */
+int forward_set_up_udp(int fd, bool is_v4);
 /* Some server goes on with one peer only, and looks like a client then. */
 bool forward_has_flows(const struct forward_socket *s);
 /* Sockets that are not wanted and have no flows. */

@@ -51,7 +51,7 @@ union forward_control {
 	uint8_t room[CMSG_SPACE(sizeof(union forward_info))];
 };
 
-int forward_want_addresses(int fd, bool is_v4)
+int forward_set_up_udp(int fd, bool is_v4)
 {
 	int on = 1;
 
@@ -161,25 +161,23 @@ static struct forward_flow *forward_flow_new(struct forward_socket *s)
 						   .on_end = forward_on_flow_end};
 	struct forward *f = s->forward;
 	struct forward_flow *flow;
-	int pair[2];
+	int fd = -1;
 
 	if (f->nr_flows >= FORWARD_FLOWS_MAX)
 		forward_flow_free(list_entry(f->flows.next, struct forward_flow, link));
-	if (!forward_has_room(f) ||
-	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
+	if (!forward_has_room(f))
 		return NULL;
 	flow = xcalloc(1, sizeof(*flow));
 	flow->forward = f;
 	flow->socket = s;
 	list_append(&f->flows, &flow->link);
 	f->nr_flows++;
-	flow->dgrams = dgrams_new(f->loop, pair[0], &cb, flow);
+	flow->dgrams = dgrams_new(f->loop, &cb, flow, &fd);
 	if (!flow->dgrams) {
-		close(pair[1]);
 		forward_flow_free(flow);
 		return NULL;
 	}
-	forward_connect(s, pair[1]);
+	forward_connect(s, fd);
 	if (!f->idle.loop)
 		loop_timer_arm(f->loop, &f->idle, FORWARD_IDLE_NS / 4, forward_on_idle, f);
 	return flow;

@@ -14,7 +14,6 @@
 #define DGRAMS_MAX (DGRAMS_LENGTH + 65535)
 
 struct dgrams {
-	struct loop *loop;
 	struct dgrams_callbacks cb;
 	void *ctx;
 	int fd;
@@ -84,20 +83,27 @@ static void dgrams_on_event(void *ctx, uint32_t events)
 	}
 }
 
-struct dgrams *dgrams_new(struct loop *loop, int fd, const struct dgrams_callbacks *cb, void *ctx)
+struct dgrams *dgrams_new(struct loop *loop, const struct dgrams_callbacks *cb, void *ctx,
+			  int *ret_stream)
 {
-	struct dgrams *d = xmalloc(sizeof(*d));
+	struct dgrams *d;
+	int pair[2];
 
-	d->loop = loop;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
+		return NULL;
+	d = xmalloc(sizeof(*d));
 	d->cb = *cb;
 	d->ctx = ctx;
-	d->fd = fd;
+	d->fd = pair[0];
 	d->in_len = d->out_off = d->out_len = 0;
-	d->watch = loop_watch_add(loop, fd, EPOLLIN, dgrams_on_event, d);
-	if (d->watch)
-		return d;
-	dgrams_free(d);
-	return NULL;
+	d->watch = loop_watch_add(loop, d->fd, EPOLLIN, dgrams_on_event, d);
+	if (!d->watch) {
+		close(pair[1]);
+		dgrams_free(d);
+		return NULL;
+	}
+	*ret_stream = pair[1];
+	return d;
 }
 
 int dgrams_take(struct dgrams *d, int udp_fd)

@@ -20,8 +20,9 @@ struct dgrams_callbacks {
 	void (*on_end)(void *ctx);
 };
 
-/* fd: our end of a stream socket, owned from here on and non-blocking. NULL: errno. */
-struct dgrams *dgrams_new(struct loop *loop, int fd, const struct dgrams_callbacks *cb, void *ctx);
+/* *ret_stream: the other end of the stream, of the caller, non-blocking. NULL: errno. */
+struct dgrams *dgrams_new(struct loop *loop, const struct dgrams_callbacks *cb, void *ctx,
+			  int *ret_stream);
 /* Takes the next datagram of a non-blocking UDP socket. -errno as recv() has it, when there is none; 0 also when it was lost. */
 int dgrams_take(struct dgrams *d, int udp_fd);
 /* Accepts NULL. */

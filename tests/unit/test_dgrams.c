@@ -49,17 +49,15 @@ static int set_up(void **state)
 {
 	static const struct dgrams_callbacks cb = {.on_datagram = on_datagram, .on_end = on_end};
 	struct fixture *f = xcalloc(1, sizeof(*f));
-	int stream[2], udp[2];
+	int udp[2];
 
 	f->loop = loop_new();
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, stream), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, udp), 0);
-	io_set_nonblock(stream[0], true);
-	f->stream = stream[1];
 	f->udp = udp[0];
 	f->far = udp[1];
-	f->dgrams = dgrams_new(f->loop, stream[0], &cb, f);
+	f->dgrams = dgrams_new(f->loop, &cb, f, &f->stream);
 	assert_non_null(f->dgrams);
+	assert_int_equal(io_set_nonblock(f->stream, false), 0);
 	*state = f;
 	return 0;
 }

@@ -35,7 +35,7 @@
 #define MSR_MTRR_DEF_TYPE 0x2ff
 #define MTRR_ENABLE_WRITE_BACK 0x806u
 
-#define PAGE 4096u
+#define ARCH_PAGE 4096u
 
 #define SELECTOR_CODE 0x10
 #define SELECTOR_DATA 0x18
@@ -205,7 +205,7 @@ static int arch_load_initrd(const struct memory *mem, const struct arch_boot *b,
 	if (fstat(b->initrd_fd, &st))
 		return err_set(err, -errno, "look at the initrd");
 	len = (uint64_t)st.st_size;
-	ret->initrd_gpa = (kernel_end + PAGE - 1) / PAGE * PAGE;
+	ret->initrd_gpa = (kernel_end + ARCH_PAGE - 1) / ARCH_PAGE * ARCH_PAGE;
 	if (!len || len > low || ret->initrd_gpa > low - len)
 		return err_say(err, -ENOMEM,
 			       "the initrd, %llu bytes, does not fit into %llu MiB of memory "
