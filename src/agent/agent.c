@@ -68,7 +68,12 @@ int agent_new(struct loop *loop, const struct agent_params *params, struct trans
 	struct agent *a = xcalloc(1, sizeof(*a));
 
 	*a = (struct agent){
-		.loop = loop, .params = params, .transport = transport, .signal_fd = -1};
+		.loop = loop,
+		.params = params,
+		.transport = transport,
+		.spare = SPARE_INIT,
+		.signal_fd = -1,
+	};
 	list_init(&a->containers);
 	if (agent_watch_children(a, err)) {
 		agent_free(a);
@@ -115,7 +120,9 @@ int agent_prepare(struct agent *a, struct err *err)
 
 int agent_preload(struct agent *a, struct err *err)
 {
-	return devfilter_preload(&a->channel, err);
+	if (devfilter_preload(&a->channel, err))
+		return err->code;
+	return spare_make(&a->spare, a->params, err);
 }
 
 /* Synchronous: nothing of the container runs when this returns. */
@@ -142,6 +149,8 @@ void agent_free(struct agent *a)
 		return;
 	list_for_each (c, &a->containers, link)
 		agent_kill_container(a, c);
+	spare_drop(&a->spare, a->params);
+	devfilter_unload();
 	rpc_server_free(a->server);
 	relay_free(a->relay);
 	loop_watch_remove(a->signal_watch);

@@ -20,7 +20,10 @@ int agent_new(struct loop *loop, const struct agent_params *params, struct trans
 int agent_serve(struct agent *a, int fd, struct err *err);
 /* What all containers share: controllers and the device filter of cgroup_dir. Idempotent. */
 int agent_prepare(struct agent *a, struct err *err);
-/* What most containers need and takes time, after agent_prepare(). Once. */
+/*
+ * What most containers need and takes time, after agent_prepare() and all mounts: the usual device filter, and a process
+ * for the first container (spare.h). Once.
+ */
 int agent_preload(struct agent *a, struct err *err);
 /* The other end of the transport is another one: what belonged to the old one is over. */
 void agent_restart(struct agent *a);

@@ -25,6 +25,7 @@
 #include "agent_sys.h"
 #include "cleanup.h"
 #include "console.h"
+#include "disks.h"
 #include "identity.h"
 #include "io.h"
 #include "lookup.h"
@@ -129,14 +130,12 @@ static int child_join_keyring(const struct plan *plan, struct err *err)
 	return 0;
 }
 
-static int child_set_names(const struct plan *plan, struct err *err)
+static int child_set_names(const char *hostname, const char *domainname, struct err *err)
 {
-	const AGENT_PB(CreateContainerRequest) *c = plan->create;
-
-	if (c->hostname[0] && sethostname(c->hostname, strlen(c->hostname)))
-		return err_set(err, -errno, "set hostname '%s'", c->hostname);
-	if (c->domainname[0] && syscall(SYS_setdomainname, c->domainname, strlen(c->domainname)))
-		return err_set(err, -errno, "set domainname '%s'", c->domainname);
+	if (hostname[0] && sethostname(hostname, strlen(hostname)))
+		return err_set(err, -errno, "set hostname '%s'", hostname);
+	if (domainname[0] && syscall(SYS_setdomainname, domainname, strlen(domainname)))
+		return err_set(err, -errno, "set domainname '%s'", domainname);
 	return 0;
 }
 
@@ -327,42 +326,117 @@ static int child_build_root(const struct plan *plan, struct rootfs *r, struct co
 	return 0;
 }
 
-static int child_build(const struct plan *plan, struct console *con, struct err *err)
+/* What needs no plan, and so is the same for every container. */
+static int child_prepare(const struct agent_params *params, struct rootfs *r, struct err *err)
 {
-	cleanup(rootfs_close) struct rootfs r = ROOTFS_INIT;
-	cleanup_close int null = -1;
-
-	if (child_become_ns_root(plan, err))
-		return err->code;
+	umask(0022);
 	if (setsid() < 0)
 		return err_set(err, -errno, "new session");
 	/* After the move into the cgroup, which the fork did: it is the namespace's root. */
-	if ((plan->namespaces & CLONE_NEWCGROUP) && sys_unshare(CLONE_NEWCGROUP))
+	if (sys_unshare(CLONE_NEWCGROUP))
 		return err_set(err, -errno, "new cgroup namespace");
-	if (child_enter_time(plan, err) || child_join_keyring(plan, err) ||
-	    child_set_names(plan, err) || child_raise_loopback(plan, err) ||
-	    child_build_root(plan, &r, con, err))
-		return err->code;
-	null = child_open_null(r.root_fd, err);
-	if (null < 0 || child_set_stdio(plan, con->slave_fd, null, err))
-		return err->code;
-	return rootfs_enter(&r, err);
+	return rootfs_prepare(r, params, err);
 }
 
-void child_run_container(const struct plan *plan)
+static int child_build(const struct plan *plan, struct rootfs *r, struct console *con,
+		       struct err *err)
+{
+	cleanup_close int null = -1;
+
+	if (child_enter_time(plan, err) || child_join_keyring(plan, err) ||
+	    child_set_names(plan->create->hostname, plan->create->domainname, err) ||
+	    child_raise_loopback(plan, err) || child_build_root(plan, r, con, err))
+		return err->code;
+	null = child_open_null(r->root_fd, err);
+	if (null < 0 || child_set_stdio(plan, con->slave_fd, null, err))
+		return err->code;
+	return rootfs_enter(r, err);
+}
+
+HARPOON_NORETURN static void child_become_container(const struct plan *plan, struct rootfs *r)
 {
 	struct console con = {-1, -1};
 	struct err err = {0};
 
+	if (child_build(plan, r, &con, &err))
+		child_fail(plan, &err);
+	rootfs_close(r);
+	cleanup_closep(&con.slave_fd);
+	child_finish(plan, con.master_fd);
+}
+
+static void child_begin(const struct plan *plan)
+{
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	child_reset_signals();
 	child_close_others(plan);
+}
+
+void child_run_container(const struct plan *plan)
+{
+	struct rootfs r = ROOTFS_INIT;
+	struct err err = {0};
+
+	child_begin(plan);
 	child_wait_order(plan, CHILD_GO);
-	umask(0022);
-	if (child_build(plan, &con, &err))
+	if (child_become_ns_root(plan, &err) || child_prepare(plan->params, &r, &err))
 		child_fail(plan, &err);
-	cleanup_closep(&con.slave_fd);
-	child_finish(plan, con.master_fd);
+	child_become_container(plan, &r);
+}
+
+/* What the spare is to be; everything in `plan` lives as long as the process. */
+static int child_take_plan(struct plan *plan, struct err *err)
+{
+	struct child_plan *told = xmalloc(sizeof(*told) + CHILD_PLAN_MAX);
+	AGENT_PB(CreateContainerRequest) * create;
+	int fds[ARRAY_SIZE(plan->stdio)];
+	size_t nr_fds = ARRAY_SIZE(fds), at = 0;
+	ssize_t n;
+
+	n = io_recv_fds(plan->sync_fd, told, sizeof(*told) + CHILD_PLAN_MAX, fds, &nr_fds);
+	if (!n)
+		_exit(CHILD_EXIT_SETUP); /* not needed */
+	if (n < (ssize_t)sizeof(*told))
+		return err_say(err, -EPROTO, "no plan for the container: %zd", n);
+	create = harpoon__agent__v1__create_container_request__unpack(
+		NULL, (size_t)n - sizeof(*told), (const uint8_t *)(told + 1));
+	if (!create)
+		return err_say(err, -EPROTO, "the container's plan cannot be read");
+	plan->create = create;
+	plan->process = create->process;
+	plan->id = told->id;
+	plan->namespaces = told->namespaces;
+	for (size_t i = 0; i < ARRAY_SIZE(plan->stdio); i++)
+		if (told->stdio & 1u << i && at < nr_fds)
+			plan->stdio[i] = fds[at++];
+	return child_set_names(told->hostname, told->domainname, err);
+}
+
+void child_run_spare(const struct agent_params *params, int sync_fd)
+{
+	static const struct disks no_disks;
+	static const struct id_map no_map;
+	struct plan plan = {
+		.params = params,
+		.disks = &no_disks,
+		.uids = &no_map,
+		.gids = &no_map,
+		.join_pidfd = -1,
+		.cgroup_fd = -1,
+		.sync_fd = sync_fd,
+		.stdio = {-1, -1, -1},
+	};
+	struct rootfs r = ROOTFS_INIT;
+	struct err err = {0};
+
+	child_begin(&plan);
+	if (child_prepare(params, &r, &err))
+		child_fail(&plan, &err);
+	child_report(&plan, CHILD_READY, 0, "", -1);
+	if (child_take_plan(&plan, &err))
+		child_fail(&plan, &err);
+	child_wait_order(&plan, CHILD_GO);
+	child_become_container(&plan, &r);
 }
 
 /* The process of an exec, already in the container's namespaces and cgroup. */
@@ -374,7 +448,7 @@ static int child_build_exec(const struct plan *plan, int proc_fd, struct console
 
 	if (root_fd < 0)
 		return err_set(err, -errno, "open the container's root");
-	if ((plan->namespaces & CLONE_NEWCGROUP) && sys_setns(plan->join_pidfd, CLONE_NEWCGROUP))
+	if (sys_setns(plan->join_pidfd, CLONE_NEWCGROUP))
 		return err_set(err, -errno, "join the container's cgroup namespace");
 	if (child_become_ns_root(plan, err))
 		return err->code;

@@ -83,13 +83,13 @@ static struct container *container_new(struct agent *a, const AGENT_PB(CreateCon
 
 	c->agent = a;
 	memcpy(c->id, r->id, strnlen(r->id, REQUEST_ID_MAX));
-	c->cgroup_path = xasprintf("%s/%s", a->params->cgroup_dir, c->id);
-	c->cgroup_name = c->cgroup_path + strlen(a->params->cgroup_dir) + 1;
 	c->cgroup_fd = -1;
 	c->events_fd = -1;
 	c->oom_fd = -1;
-	/* Its mounts are always its own. */
-	c->namespaces = r->namespaces | CLONE_NEWNS;
+	/* Its mounts and its place among cgroups are always its own. */
+	c->namespaces = r->namespaces | CLONE_NEWNS | CLONE_NEWCGROUP;
+	c->takes_spare = spare_fits(&a->spare, c->namespaces, r);
+	c->cgroup_name = xstrdup(c->takes_spare ? SPARE_CGROUP : c->id);
 	c->uids = container_copy_map(r->uid_mappings, r->n_uid_mappings);
 	c->gids = container_copy_map(r->gid_mappings, r->n_gid_mappings);
 	process_init(&c->init, c, "");
@@ -110,6 +110,8 @@ void container_destroy(struct container *c)
 {
 	struct process *p;
 
+	if (c->takes_spare)
+		spare_drop(&c->agent->spare, c->agent->params);
 	list_for_each (p, &c->execs, link)
 		container_free_exec(p);
 	process_done(&c->init);
@@ -121,7 +123,7 @@ void container_destroy(struct container *c)
 	cgroup_remove(c->agent->params->cgroup_dir, c->cgroup_name);
 	list_remove(&c->link);
 	c->agent->nr_containers--;
-	free(c->cgroup_path);
+	free(c->cgroup_name);
 	free(c->uids.v);
 	free(c->gids.v);
 	free(c);
@@ -189,12 +191,23 @@ static int container_filter_devices(const struct container *c,
 	return nr ? devfilter_attach_below(c->cgroup_fd, v, nr, &c->agent->channel, err) : 0;
 }
 
+/* The spare one's, or a new one. What does not fit the first container does not get a better second one. */
+static int container_make_cgroup(struct container *c, struct err *err)
+{
+	struct agent *a = c->agent;
+
+	if (c->takes_spare) {
+		c->cgroup_fd = take_fd(&a->spare.cgroup_fd);
+		return 0;
+	}
+	spare_drop(&a->spare, a->params);
+	return cgroup_create(a->params->cgroup_dir, c->cgroup_name, &c->cgroup_fd, err);
+}
+
 static int container_build(struct container *c, const AGENT_PB(CreateContainerRequest) * r,
 			   struct err *err)
 {
-	const char *base = c->agent->params->cgroup_dir;
-
-	if (cgroup_create(base, c->id, &c->cgroup_fd, err) ||
+	if (container_make_cgroup(c, err) ||
 	    cgroup_write_files(c->cgroup_fd, r->cgroup, r->n_cgroup, err) ||
 	    disks_prepare(&c->disks, c->agent->params, r, err) ||
 	    container_filter_devices(c, r, err))

@@ -252,3 +252,10 @@ int devfilter_preload(const struct devfilter_device *denied, struct err *err)
 	devfilter_ready.fd = devfilter_load(&p);
 	return devfilter_ready.fd < 0 ? err_set(err, -errno, "load a device filter") : 0;
 }
+
+void devfilter_unload(void)
+{
+	cleanup_closep(&devfilter_ready.fd);
+	free(devfilter_ready.p.insns);
+	devfilter_ready.p = (struct devfilter_program){0};
+}

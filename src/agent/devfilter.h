@@ -47,3 +47,4 @@ int devfilter_attach_below(int cgroup_fd, const struct devfilter_rule *given, si
  * kernel checks a program for long. Any other set of rules is loaded when it is needed.
  */
 int devfilter_preload(const struct devfilter_device *denied, struct err *err);
+void devfilter_unload(void);

@@ -69,11 +69,11 @@ static void init_prepare(void *ctx)
  */
 static int init_prepare_template(struct init *in, struct err *err)
 {
+	/* Last, with all mounts there: a process forked ahead has its own copy of them. */
 	if (guest_prepare(&guest_params, err) || agent_prepare(in->agent, err) ||
-	    agent_preload(in->agent, err) || network_park(err) || disks_park(err) ||
-	    guest_mount_shared(&guest_params, err))
+	    network_park(err) || disks_park(err) || guest_mount_shared(&guest_params, err))
 		return err->code;
-	return 0;
+	return agent_preload(in->agent, err);
 }
 
 /* A port where the host made one, else vsock. */

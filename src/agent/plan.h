@@ -49,7 +49,6 @@ struct plan {
 	uint32_t namespaces;		  /* CLONE_NEW*: to make, or (exec) to join */
 	int join_pidfd;			  /* exec: the container's init, else -1 */
 	int cgroup_fd;			  /* the container's cgroup folder */
-	const char *cgroup_path;
-	int sync_fd;  /* SOCK_SEQPACKET to the agent */
-	int stdio[3]; /* -1: /dev/null, or the terminal */
+	int sync_fd;			  /* SOCK_SEQPACKET to the agent */
+	int stdio[3];			  /* -1: /dev/null, or the terminal */
 };

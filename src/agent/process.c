@@ -155,16 +155,33 @@ static int process_order(struct process *p, enum child_order order, struct err *
 	return err_set(err, -errno, "give the process its order");
 }
 
-/* Forks by kind; *child_fd is closed on return. */
-static int process_fork(struct process *p, const struct plan *plan, int *child_fd, struct err *err)
+/* By kind. */
+static int process_fork(struct process *p, struct plan *plan, struct spawned *ret, struct err *err)
 {
-	struct spawned s;
-	int e = plan->create ? spawn_container(plan, &s, err)
-			     : spawn_exec(plan, p->sync_fd, child_fd, &s, err);
+	cleanup_close int child_fd = -1;
+	int sync[2];
 
-	cleanup_closep(child_fd);
-	if (e)
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sync))
+		return err_set(err, -errno, "make a socket pair");
+	p->sync_fd = sync[0];
+	plan->sync_fd = child_fd = sync[1];
+	return plan->create ? spawn_container(plan, ret, err)
+			    : spawn_exec(plan, p->sync_fd, &child_fd, ret, err);
+}
+
+/* The child, forked now or ahead. */
+static int process_get_child(struct process *p, struct plan *plan, struct err *err)
+{
+	struct container *c = p->container;
+	struct spawned s;
+	int e = plan->create && c->takes_spare
+			? spare_take(&c->agent->spare, plan, &s, &p->sync_fd, err)
+			: process_fork(p, plan, &s, err);
+
+	if (e) {
+		cleanup_closep(&p->sync_fd);
 		return e;
+	}
 	p->pid = s.pid;
 	p->pidfd = s.pidfd;
 	return 0;
@@ -193,7 +210,6 @@ int process_spawn(struct process *p, const AGENT_PB(CreateContainerRequest) * cr
 {
 	struct container *c = p->container;
 	cleanup(process_close_pipes) struct process_pipes pipes = {{-1, -1, -1}, {-1, -1, -1}};
-	cleanup_close int child_fd = -1;
 	struct plan plan = {
 		.params = c->agent->params,
 		.create = create,
@@ -205,20 +221,13 @@ int process_spawn(struct process *p, const AGENT_PB(CreateContainerRequest) * cr
 		.namespaces = c->namespaces,
 		.join_pidfd = create ? -1 : c->init.pidfd,
 		.cgroup_fd = c->cgroup_fd,
-		.cgroup_path = c->cgroup_path,
 	};
-	int sync[2];
 
 	if (process_open_pipes(p, spec, &pipes, err))
 		return err->code;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sync))
-		return err_set(err, -errno, "make a socket pair");
-	p->sync_fd = sync[0];
-	plan.sync_fd = child_fd = sync[1];
 	memcpy(plan.stdio, pipes.child, sizeof(plan.stdio));
 	p->spec = spec;
-	if (process_fork(p, &plan, &child_fd, err)) {
-		cleanup_closep(&p->sync_fd);
+	if (process_get_child(p, &plan, err)) {
 		p->spec = NULL;
 		return err->code;
 	}

@@ -61,6 +61,21 @@ static int rootfs_open_null(const struct agent_params *params, struct err *err)
 	return take_fd(&fd);
 }
 
+int rootfs_prepare(struct rootfs *r, const struct agent_params *params, struct err *err)
+{
+	/* Nothing mounted here may come back to the guest's namespace. */
+	if (sys_mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		return err_set(err, -errno, "make mounts private");
+	r->proc_fd = rootfs_open_proc(params, err);
+	r->null_fd = r->proc_fd < 0 ? -1 : rootfs_open_null(params, err);
+	if (r->null_fd < 0)
+		return err->code;
+	r->share_fd = open(params->fs_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (r->share_fd < 0)
+		return err_set(err, -errno, "open shared folder '%s'", params->fs_dir);
+	return 0;
+}
+
 int rootfs_open(struct rootfs *r, const struct plan *plan, struct err *err)
 {
 	const char *share = plan->create->root_share;
@@ -68,16 +83,6 @@ int rootfs_open(struct rootfs *r, const struct plan *plan, struct err *err)
 	int e;
 
 	r->plan = plan;
-	/* Nothing mounted here may come back to the guest's namespace. */
-	if (sys_mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
-		return err_set(err, -errno, "make mounts private");
-	r->proc_fd = rootfs_open_proc(plan->params, err);
-	r->null_fd = r->proc_fd < 0 ? -1 : rootfs_open_null(plan->params, err);
-	if (r->null_fd < 0)
-		return err->code;
-	r->share_fd = open(plan->params->fs_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (r->share_fd < 0)
-		return err_set(err, -errno, "open shared folder '%s'", plan->params->fs_dir);
 	if (plan->disks->root) {
 		share = plan->disks->root;
 		e = mountfs_clone(AT_FDCWD, share, true);
@@ -177,22 +182,6 @@ static int rootfs_bind_source(const struct rootfs *r, const AGENT_PB(Mount) * m,
 	return fd;
 }
 
-/* A container's cgroup tree starts at its own cgroup: by the cgroup namespace, or by a bind without one. */
-static int rootfs_cgroup_source(const struct rootfs *r, const AGENT_PB(Mount) * m, struct err *err)
-{
-	struct mountfs_new fs = {.type = "cgroup2", .source = "cgroup2", .data = ""};
-	int fd;
-
-	fs.ms_flags = m->flags;
-	if (r->plan->namespaces & CLONE_NEWCGROUP)
-		return mountfs_new(&fs, err);
-	/* By path: only mounts of this process's own namespace can be cloned. */
-	fd = mountfs_clone(AT_FDCWD, r->plan->cgroup_path, false);
-	if (fd < 0)
-		return err_set(err, fd, "clone the container's cgroup folder");
-	return fd;
-}
-
 /*
  * A user namespace may mount sysfs only if it owns the network namespace, which here is the guest's: the guest's
  * own mount is taken then. It comes with all below it, because mounts of a more privileged namespace stick
@@ -238,8 +227,13 @@ static int rootfs_source(const struct rootfs *r, const AGENT_PB(Mount) * m, stru
 		return rootfs_disk_source(r, m, err);
 	if (rootfs_is_bind(m))
 		return rootfs_bind_source(r, m, err);
+	/* Whatever the host has, the guest has version 2; what it shows starts at the container's own cgroup. */
 	if (!strcmp(m->type, "cgroup") || !strcmp(m->type, "cgroup2"))
-		return rootfs_cgroup_source(r, m, err);
+		return mountfs_new(&(struct mountfs_new){.type = "cgroup2",
+							 .source = "cgroup2",
+							 .data = "",
+							 .ms_flags = m->flags},
+				   err);
 	/* Something is to be put there first; rootfs_set_attrs() makes it so afterwards. */
 	if (rootfs_is_path(m->destination, "dev") || m->copy_up)
 		fs.ms_flags &= ~(uint64_t)MS_RDONLY;

@@ -2,7 +2,7 @@
  * The root file system of a container, built in the child's own mount namespace. The image is hostile;
  * see rootpath.h for how its paths are treated. Order of calls:
  *
- *   rootfs_open -> rootfs_mount_all -> rootfs_make_dev -> rootfs_hide -> rootfs_set_sysctls ->
+ *   rootfs_prepare -> rootfs_open -> rootfs_mount_all -> rootfs_make_dev -> rootfs_hide -> rootfs_set_sysctls ->
  *   rootfs_enter -> rootfs_close
  */
 #pragma once
@@ -28,6 +28,8 @@ struct rootfs {
 /* Opens `params->proc_dir` and makes sure that it is one. */
 int rootfs_open_proc(const struct agent_params *params, struct err *err);
 
+/* What needs no plan. */
+int rootfs_prepare(struct rootfs *r, const struct agent_params *params, struct err *err);
 int rootfs_open(struct rootfs *r, const struct plan *plan, struct err *err);
 int rootfs_mount_all(struct rootfs *r, struct err *err);
 /* rootdev.c: device nodes and links on the fresh /dev. */

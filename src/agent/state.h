@@ -19,6 +19,7 @@
 #include "loop.h"
 #include "request.h"
 #include "rpc.h"
+#include "spare.h"
 
 #define STATE_CONTAINERS_MAX 256
 #define STATE_EXECS_MAX 1024  /* per container */
@@ -72,9 +73,9 @@ struct container {
 	struct list link; /* in agent.containers */
 	struct agent *agent;
 	char id[REQUEST_ID_MAX + 1];
-	char *cgroup_path;
-	const char *cgroup_name; /* its last component; the id may change */
+	char *cgroup_name; /* below the agent's; the id, as it was then, or the spare one's */
 	int cgroup_fd;
+	bool takes_spare;    /* its first process is the agent's spare one */
 	uint32_t namespaces; /* CLONE_NEW* of its own */
 	struct id_map uids, gids;
 	struct disks disks;
@@ -100,6 +101,7 @@ struct agent {
 	int signal_fd;
 	struct loop_watch *signal_watch;
 	bool is_prepared;
+	struct spare spare;
 	struct relay *relay;
 	struct devfilter_device channel; /* kind 0 = none */
 };

@@ -2,7 +2,8 @@
  * Drives the agent as the shim does: ttrpc and streams. Where the agent runs is the back-end's affair:
  *
  *   agent_harness_local.c  in this process: its real code sets up containers in fresh namespaces of this
- *                          host. Needs root and cgroup v2.
+ *                          host. Needs root and cgroup v2. With HARPOON_AGENT_SPARE in the environment as a
+ *                          clone's, with a process forked ahead.
  *   agent_harness_vm.c     in a virtual machine, which all tests of a program share.
  */
 #pragma once
@@ -39,6 +40,7 @@ struct harness {
 	char root[96];	/* a busybox tree, the root of containers */
 	char share[16]; /* its name */
 	char fs[80];
+	char cgroup[256]; /* the agent's; local back-end only */
 	struct rpc_client *client;
 	void *backend;
 	struct harness_stream streams[16];

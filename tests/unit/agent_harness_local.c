@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -95,6 +96,7 @@ void harness_backend_start(struct harness *h)
 	l->nr_fds = local_count_fds();
 	assert_true(local_find_cgroup(l->cgroup, sizeof(l->cgroup)));
 	assert_int_equal(mkdir(l->cgroup, 0755), 0);
+	snprintf(h->cgroup, sizeof(h->cgroup), "%s", l->cgroup);
 	harness_make_tree(h);
 	h->backend = l;
 	h->loop = loop_new();
@@ -107,6 +109,9 @@ void harness_backend_start(struct harness *h)
 	l->mux = mux_new(h->loop, channel[1], &local_mux_callbacks, h);
 	assert_non_null(l->mux);
 	assert_int_equal(agent_new(h->loop, &l->params, l->transport, &l->agent, &err), 0);
+	if (getenv("HARPOON_AGENT_SPARE") &&
+	    (agent_prepare(l->agent, &err) || agent_preload(l->agent, &err)))
+		fail_msg("%s", err.msg);
 }
 
 struct rpc_client *harness_backend_client(struct harness *h)
