@@ -430,7 +430,7 @@ void child_run_spare(const struct agent_params *params, int sync_fd)
 	struct err err = {0};
 
 	child_begin(&plan);
-	if (child_prepare(params, &r, &err))
+	if (child_prepare(params, &r, &err) || rootfs_make_ahead(&err))
 		child_fail(&plan, &err);
 	child_report(&plan, CHILD_READY, 0, "", -1);
 	if (child_take_plan(&plan, &err))

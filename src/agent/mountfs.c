@@ -5,11 +5,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "agent_sys.h"
 #include "cleanup.h"
 
 #define MOUNTFS_DATA_MAX 4096
+#define MOUNTFS_KEPT_MAX 8
 
 /* Which MS_* bit is which attribute; atime is a field of its own. */
 static const struct {
@@ -110,10 +112,10 @@ static int mountfs_configure(int fs_fd, const struct mountfs_new *m, struct err 
 	return 0;
 }
 
-int mountfs_new(const struct mountfs_new *m, struct err *err)
+/* The file system without its mount. A descriptor, or -errno. */
+static int mountfs_open(const struct mountfs_new *m, struct err *err)
 {
 	cleanup_close int fs_fd = sys_fsopen(m->type);
-	int fd;
 
 	if (fs_fd < 0)
 		return err_set(err, -errno,
@@ -122,9 +124,63 @@ int mountfs_new(const struct mountfs_new *m, struct err *err)
 			       m->type);
 	if (mountfs_configure(fs_fd, m, err))
 		return err->code;
+	return take_fd(&fs_fd);
+}
+
+static struct mountfs_kept {
+	const struct mountfs_new *m;
+	int fs_fd;
+} mountfs_kept[MOUNTFS_KEPT_MAX];
+static size_t mountfs_nr_kept;
+
+int mountfs_keep(const struct mountfs_new *m, struct err *err)
+{
+	int fs_fd = mountfs_nr_kept < MOUNTFS_KEPT_MAX
+			    ? mountfs_open(m, err)
+			    : err_say(err, -ENOSPC, "too many file systems made ahead");
+
+	if (fs_fd < 0)
+		return fs_fd;
+	mountfs_kept[mountfs_nr_kept++] = (struct mountfs_kept){m, fs_fd};
+	return 0;
+}
+
+static bool mountfs_are_alike(const struct mountfs_new *a, const struct mountfs_new *b)
+{
+	return a->ms_flags == b->ms_flags && !strcmp(a->type, b->type) &&
+	       !strcmp(a->source, b->source) && !strcmp(a->data, b->data);
+}
+
+/* -1: there is none. */
+static int mountfs_take_kept(const struct mountfs_new *m)
+{
+	for (size_t i = 0; i < mountfs_nr_kept; i++) {
+		struct mountfs_kept k = mountfs_kept[i];
+
+		if (!mountfs_are_alike(k.m, m))
+			continue;
+		mountfs_kept[i] = mountfs_kept[--mountfs_nr_kept];
+		return k.fs_fd;
+	}
+	return -1;
+}
+
+int mountfs_new(const struct mountfs_new *m, struct err *err)
+{
+	cleanup_close int fs_fd = mountfs_take_kept(m);
+	bool is_old = fs_fd >= 0;
+	int fd;
+
+	if (!is_old)
+		fs_fd = mountfs_open(m, err);
+	if (fs_fd < 0)
+		return fs_fd;
 	fd = sys_fsmount(fs_fd, mountfs_attr_from_ms(m->ms_flags));
 	if (fd < 0)
 		return mountfs_fail(fs_fd, -errno, m->type, "mount", err);
+	/* Its root would have the template's age. */
+	if (is_old && !strcmp(m->type, "tmpfs"))
+		utimensat(fd, "", NULL, AT_EMPTY_PATH);
 	return fd;
 }
 

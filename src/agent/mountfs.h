@@ -21,6 +21,11 @@ struct mountfs_new {
 };
 /* A new file system, detached. A descriptor, or -errno with the kernel's own words where it has some. */
 int mountfs_new(const struct mountfs_new *m, struct err *err);
+/*
+ * Makes one ahead, all but its mount, whose number tells its place among the others; mountfs_new() takes it, once, for
+ * who asks for exactly this. m is borrowed for good.
+ */
+int mountfs_keep(const struct mountfs_new *m, struct err *err);
 
 /* A detached clone of the tree at dirfd/path (path "" = dirfd itself). A descriptor, or -errno. */
 int mountfs_clone(int dirfd, const char *path, bool recursive);

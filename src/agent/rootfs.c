@@ -76,6 +76,26 @@ int rootfs_prepare(struct rootfs *r, const struct agent_params *params, struct e
 	return 0;
 }
 
+int rootfs_make_ahead(struct err *err)
+{
+	/* containerd's defaults (oci/mounts.go), which CRI and nerdctl have, too. /dev and /run are alike. */
+	static const struct mountfs_new usual[] = {
+		{"proc", "proc", "", MS_NOSUID | MS_NOEXEC | MS_NODEV},
+		{"tmpfs", "tmpfs", "mode=755,size=65536k", MS_NOSUID | MS_STRICTATIME},
+		{"devpts", "devpts", "newinstance,ptmxmode=0666,mode=0620,gid=5",
+		 MS_NOSUID | MS_NOEXEC},
+		{"tmpfs", "shm", "mode=1777,size=65536k", MS_NOSUID | MS_NOEXEC | MS_NODEV},
+		{"mqueue", "mqueue", "", MS_NOSUID | MS_NOEXEC | MS_NODEV},
+		{"sysfs", "sysfs", "", MS_NOSUID | MS_NOEXEC | MS_NODEV | MS_RDONLY},
+		{"tmpfs", "tmpfs", "mode=755,size=65536k", MS_NOSUID | MS_STRICTATIME},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(usual); i++)
+		if (mountfs_keep(&usual[i], err))
+			return err->code;
+	return 0;
+}
+
 int rootfs_open(struct rootfs *r, const struct plan *plan, struct err *err)
 {
 	const char *share = plan->create->root_share;
@@ -204,7 +224,7 @@ static char *rootfs_tmpfs_data(const struct rootfs *r, const AGENT_PB(Mount) * m
 	cleanup_close int fd = -1;
 	struct stat st;
 
-	if (strcmp(m->type, "tmpfs") == 0)
+	if (strcmp(m->type, "tmpfs") == 0 && !strstr(m->data, "mode="))
 		fd = rootpath_open(r->root_fd, m->destination, O_PATH | O_DIRECTORY);
 	if (fd < 0 || fstat(fd, &st))
 		return xstrdup(m->data);
