@@ -84,14 +84,14 @@ static void test_without_a_name_it_has_the_guests(void **state)
 	struct harness *h = harness_of(state);
 	struct harness_request r;
 	struct harness_result res;
-	char name[65] = "";
+	char name[65] = "", line[70];
 
-	assert_int_equal(gethostname(name, sizeof(name) - 2), 0);
-	strcat(name, "\n");
+	assert_int_equal(gethostname(name, sizeof(name) - 1), 0);
+	snprintf(line, sizeof(line), "%s\n", name);
 	harness_request_init(&r, "hostname");
 	harness_run(h, &r, &res);
 	assert_string_equal(res.create.msg, "");
-	assert_string_equal(res.out, name);
+	assert_string_equal(res.out, line);
 	harness_result_done(&res);
 }
 
@@ -134,11 +134,10 @@ static void test_ids_of_its_own_are_forked(void **state)
 static void test_long_request_is_forked(void **state)
 {
 	struct harness *h = harness_of(state);
-	cleanup_free char *value = xcalloc(70000, 1);
+	cleanup_free char *value = xmalloc(70000);
 	struct harness_request r;
 
-	memset(value, 'x', 69999);
-	memcpy(value, "LONG=", 5);
+	snprintf(value, 70000, "LONG=%0*d", 69994, 0);
 	harness_request_init(&r, "true");
 	r.env[r.process.n_env++] = value;
 	expect_forked(h, &r);
@@ -148,12 +147,11 @@ static void test_long_request_is_forked(void **state)
 static void test_large_request_arrives(void **state)
 {
 	struct harness *h = harness_of(state);
-	cleanup_free char *value = xcalloc(60000, 1);
+	cleanup_free char *value = xmalloc(60000);
 	struct harness_request r;
 	struct harness_result res;
 
-	memset(value, 'x', 59999);
-	memcpy(value, "LONG=", 5);
+	snprintf(value, 60000, "LONG=%0*d", 59994, 0);
 	harness_request_init(&r, "echo ${#LONG}");
 	r.env[r.process.n_env++] = value;
 	harness_run(h, &r, &res);
