@@ -384,8 +384,8 @@ void child_run_container(const struct plan *plan)
 	child_become_container(plan, &r);
 }
 
-/* What the spare is to be; everything in `plan` lives as long as the process. */
-static int child_take_plan(struct plan *plan, struct err *err)
+/* What the spare is to be: the request, or NULL. Everything in `plan` lives as long as the process. */
+static const AGENT_PB(CreateContainerRequest) * child_take_plan(struct plan *plan, struct err *err)
 {
 	struct child_plan *told = xmalloc(sizeof(*told) + CHILD_PLAN_MAX);
 	AGENT_PB(CreateContainerRequest) * create;
@@ -396,20 +396,23 @@ static int child_take_plan(struct plan *plan, struct err *err)
 	n = io_recv_fds(plan->sync_fd, told, sizeof(*told) + CHILD_PLAN_MAX, fds, &nr_fds);
 	if (!n)
 		_exit(CHILD_EXIT_SETUP); /* not needed */
-	if (n < (ssize_t)sizeof(*told))
-		return err_say(err, -EPROTO, "no plan for the container: %zd", n);
+	if (n < (ssize_t)sizeof(*told)) {
+		err_say(err, -EPROTO, "no plan for the container: %zd", n);
+		return NULL;
+	}
 	create = harpoon__agent__v1__create_container_request__unpack(
 		NULL, (size_t)n - sizeof(*told), (const uint8_t *)(told + 1));
-	if (!create)
-		return err_say(err, -EPROTO, "the container's plan cannot be read");
-	plan->create = create;
+	if (!create) {
+		err_say(err, -EPROTO, "the container's plan cannot be read");
+		return NULL;
+	}
 	plan->process = create->process;
 	plan->id = told->id;
 	plan->namespaces = told->namespaces;
 	for (size_t i = 0; i < ARRAY_SIZE(plan->stdio); i++)
 		if (told->stdio & 1u << i && at < nr_fds)
 			plan->stdio[i] = fds[at++];
-	return child_set_names(told->hostname, told->domainname, err);
+	return child_set_names(told->hostname, told->domainname, err) ? NULL : create;
 }
 
 void child_run_spare(const struct agent_params *params, int sync_fd)
@@ -433,7 +436,8 @@ void child_run_spare(const struct agent_params *params, int sync_fd)
 	if (child_prepare(params, &r, &err) || rootfs_make_ahead(&err))
 		child_fail(&plan, &err);
 	child_report(&plan, CHILD_READY, 0, "", -1);
-	if (child_take_plan(&plan, &err))
+	plan.create = child_take_plan(&plan, &err);
+	if (!plan.create)
 		child_fail(&plan, &err);
 	child_wait_order(&plan, CHILD_GO);
 	child_become_container(&plan, &r);

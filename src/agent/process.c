@@ -173,7 +173,7 @@ static int process_fork(struct process *p, struct plan *plan, struct spawned *re
 static int process_get_child(struct process *p, struct plan *plan, struct err *err)
 {
 	struct container *c = p->container;
-	struct spawned s;
+	struct spawned s = {.pidfd = -1};
 	int e = plan->create && c->takes_spare
 			? spare_take(&c->agent->spare, plan, &s, &p->sync_fd, err)
 			: process_fork(p, plan, &s, err);
