@@ -433,8 +433,9 @@ void child_run_spare(const struct agent_params *params, int sync_fd)
 	struct err err = {0};
 
 	child_begin(&plan);
-	if (child_prepare(params, &r, &err) || rootfs_make_ahead(&err))
+	if (child_prepare(params, &r, &err))
 		child_fail(&plan, &err);
+	rootfs_make_ahead();
 	child_report(&plan, CHILD_READY, 0, "", -1);
 	plan.create = child_take_plan(&plan, &err);
 	if (!plan.create)

@@ -21,6 +21,7 @@
 #include "copyup.h"
 #include "disks.h"
 #include "io.h"
+#include "log.h"
 #include "mountfs.h"
 #include "rootpath.h"
 
@@ -76,7 +77,7 @@ int rootfs_prepare(struct rootfs *r, const struct agent_params *params, struct e
 	return 0;
 }
 
-int rootfs_make_ahead(struct err *err)
+void rootfs_make_ahead(void)
 {
 	/* containerd's defaults (oci/mounts.go), which CRI and nerdctl have, too. /dev and /run are alike. */
 	static const struct mountfs_new usual[] = {
@@ -90,10 +91,13 @@ int rootfs_make_ahead(struct err *err)
 		{"tmpfs", "tmpfs", "mode=755,size=65536k", MS_NOSUID | MS_STRICTATIME},
 	};
 
-	for (size_t i = 0; i < ARRAY_SIZE(usual); i++)
-		if (mountfs_keep(&usual[i], err))
-			return err->code;
-	return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(usual); i++) {
+		struct err err = {0};
+
+		/* Who asks for it will be told. */
+		if (mountfs_keep(&usual[i], &err))
+			log_dbg("rootfs", "%s", err.msg);
+	}
 }
 
 int rootfs_open(struct rootfs *r, const struct plan *plan, struct err *err)

@@ -31,7 +31,7 @@ int rootfs_open_proc(const struct agent_params *params, struct err *err);
 /* What needs no plan. */
 int rootfs_prepare(struct rootfs *r, const struct agent_params *params, struct err *err);
 /* File systems that most containers ask for, for rootfs_mount_all() of this process. */
-int rootfs_make_ahead(struct err *err);
+void rootfs_make_ahead(void);
 int rootfs_open(struct rootfs *r, const struct plan *plan, struct err *err);
 int rootfs_mount_all(struct rootfs *r, struct err *err);
 /* rootdev.c: device nodes and links on the fresh /dev. */
