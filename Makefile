@@ -69,7 +69,7 @@ agent: $(AGENT)/build.ninja
 
 guest: $(GUEST)/vmlinux $(GUEST)/initrd
 
-$(GUEST)/vmlinux: guest/build-kernel $(wildcard guest/config/*)
+$(GUEST)/vmlinux: guest/build-kernel guest/pch-cc.c $(wildcard guest/config/* guest/kernel/* guest/pch/*)
 	$(call say,'building the guest kernel (minutes the first time; kept in the cache folder of the user)')
 	@guest/build-kernel $(GUEST)
 	@touch $@

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Included into error_entry of arch/x86/entry/entry_64.S, on its way from user mode; %rax is free there.
  *

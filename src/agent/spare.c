@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "agent_sys.h"
@@ -15,65 +14,32 @@
 #include "io.h"
 #include "log.h"
 
-#define SPARE_TIMEOUT_S 10
-
-static int spare_fork(struct spare *s, const struct agent_params *params, int child_fd,
-		      struct err *err)
+static int spare_start(struct spare *s, const struct agent_params *params, struct err *err)
 {
-	struct clone_args args = {
-		/* As in spawn_container(): the cgroup namespace comes by unshare. */
-		.flags = CLONE_PIDFD | CLONE_INTO_CGROUP |
-			 (CHILD_SPARE_NAMESPACES & ~(uint64_t)CLONE_NEWCGROUP),
-		.pidfd = (uint64_t)(uintptr_t)&s->proc.pidfd,
-		.exit_signal = SIGCHLD,
-		.cgroup = (uint64_t)s->cgroup_fd,
-	};
-	pid_t pid = sys_clone3(&args);
-
-	if (pid < 0)
-		return err_set(err, -errno, "fork a spare process");
-	if (!pid)
-		child_run_spare(params, child_fd);
-	s->proc.pid = pid;
-	return 0;
-}
-
-static int spare_await(const struct spare *s, struct err *err)
-{
-	struct timeval patience = {.tv_sec = SPARE_TIMEOUT_S};
+	static const char who[] = "the spare process";
 	struct child_report report = {0};
+	cleanup_close int child_fd = -1;
+	int sync[2];
 
-	if (setsockopt(s->sync_fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)))
-		return err_set(err, -errno, "set a timeout");
-	if (io_read_full(s->sync_fd, &report, sizeof(report)) != sizeof(report))
-		return err_say(err, -EIO, "the spare process died");
-	report.msg[sizeof(report.msg) - 1] = '\0';
-	if (report.kind == CHILD_FAILED && report.value < 0)
-		return err_say(err, report.value, "spare process: %s", report.msg);
-	return report.kind == CHILD_READY
-		       ? 0
-		       : err_say(err, -EPROTO, "the spare process sent nonsense");
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sync))
+		return err_set(err, -errno, "make a socket pair");
+	s->sync_fd = sync[0];
+	child_fd = sync[1];
+	if (spawn_clone(CHILD_SPARE_NAMESPACES, s->cgroup_fd, &s->proc, err))
+		return err->code;
+	if (!s->proc.pid)
+		child_run_spare(params, child_fd);
+	cleanup_closep(&child_fd);
+	if (spawn_await(s->sync_fd, who, &report, err))
+		return err->code;
+	return report.kind == CHILD_READY ? 0 : err_say(err, -EPROTO, "%s sent nonsense", who);
 }
 
 int spare_make(struct spare *s, const struct agent_params *params, struct err *err)
 {
-	cleanup_close int child_fd = -1;
-	int sync[2];
-
 	if (cgroup_create(params->cgroup_dir, SPARE_CGROUP, &s->cgroup_fd, err))
 		return err->code;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sync)) {
-		err_set(err, -errno, "make a socket pair");
-	} else {
-		s->sync_fd = sync[0];
-		child_fd = sync[1];
-		if (!spare_fork(s, params, child_fd, err)) {
-			/* Or its death would not be seen. */
-			cleanup_closep(&child_fd);
-			spare_await(s, err);
-		}
-	}
-	if (err->code)
+	if (spare_start(s, params, err))
 		spare_drop(s, params);
 	return err->code;
 }
@@ -96,9 +62,10 @@ static int spare_tell(const struct spare *s, const struct plan *plan)
 
 	told->namespaces = plan->namespaces;
 	memcpy(told->id, plan->id, strnlen(plan->id, REQUEST_ID_MAX));
-	if (!plan->create->hostname[0] && gethostname(told->hostname, CHILD_NAME_MAX))
+	if (!plan->create->hostname[0] && gethostname(told->hostname, sizeof(told->hostname)))
 		return -errno;
-	if (!plan->create->domainname[0] && getdomainname(told->domainname, CHILD_NAME_MAX))
+	if (!plan->create->domainname[0] &&
+	    getdomainname(told->domainname, sizeof(told->domainname)))
 		return -errno;
 	for (size_t i = 0; i < ARRAY_SIZE(plan->stdio); i++) {
 		if (plan->stdio[i] < 0)
@@ -113,11 +80,8 @@ static int spare_tell(const struct spare *s, const struct plan *plan)
 int spare_take(struct spare *s, const struct plan *plan, struct spawned *ret, int *ret_sync_fd,
 	       struct err *err)
 {
-	struct timeval forever = {0};
 	int e = spare_tell(s, plan);
 
-	if (!e && setsockopt(s->sync_fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof(forever)))
-		e = -errno;
 	if (e) {
 		spare_drop(s, plan->params);
 		return err_set(err, e, "tell the spare process what it is");

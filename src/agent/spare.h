@@ -1,7 +1,7 @@
 /*
  * The next container's first process, forked ahead of it: in a cgroup and in new namespaces, waiting to be told what it is.
- * Made in a machine that is about to be saved, so that each of its clones has one: two thirds of what a fork into new
- * namespaces and a cgroup executes are then over, and under an emulator need not even be translated.
+ * Made in a machine that is about to be saved, so that each of its clones has one: what a fork into new namespaces and a
+ * cgroup executes is over then, and under an emulator need not be translated.
  *
  * For what most containers ask for; others drop it and fork (spawn.h).
  */

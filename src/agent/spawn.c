@@ -17,48 +17,58 @@
 #include "io.h"
 
 #define SPAWN_MAP_LINE_MAX 40
-#define SPAWN_HELPER_TIMEOUT_S 10
+#define SPAWN_TIMEOUT_S 10
 
-int spawn_container(const struct plan *plan, struct spawned *ret, struct err *err)
+int spawn_clone(uint32_t namespaces, int cgroup_fd, struct spawned *ret, struct err *err)
 {
 	int pidfd = -1;
-	/*
-	 * The cgroup namespace comes later, by unshare: its root is the cgroup of that moment. The time
-	 * namespace, too: its clocks are set before anybody is in it.
-	 */
 	struct clone_args args = {
 		.flags = CLONE_PIDFD | CLONE_INTO_CGROUP |
-			 (plan->namespaces & ~(uint64_t)(CLONE_NEWCGROUP | CLONE_NEWTIME)),
+			 (namespaces & ~(uint64_t)(CLONE_NEWCGROUP | CLONE_NEWTIME)),
 		.pidfd = (uint64_t)(uintptr_t)&pidfd,
 		.exit_signal = SIGCHLD,
-		.cgroup = (uint64_t)plan->cgroup_fd,
+		.cgroup = (uint64_t)cgroup_fd,
 	};
 	pid_t pid = sys_clone3(&args);
 
 	if (pid < 0)
-		return err_set(err, -errno, "fork into namespaces 0x%x", plan->namespaces);
-	if (!pid)
-		child_run_container(plan);
+		return err_set(err, -errno, "fork into namespaces 0x%x", namespaces);
 	*ret = (struct spawned){pid, pidfd};
+	return 0;
+}
+
+int spawn_container(const struct plan *plan, struct spawned *ret, struct err *err)
+{
+	if (spawn_clone(plan->namespaces, plan->cgroup_fd, ret, err))
+		return err->code;
+	if (!ret->pid)
+		child_run_container(plan);
+	return 0;
+}
+
+int spawn_await(int sync_fd, const char *who, struct child_report *ret, struct err *err)
+{
+	struct timeval patience = {.tv_sec = SPAWN_TIMEOUT_S};
+
+	if (setsockopt(sync_fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)))
+		return err_set(err, -errno, "set a timeout");
+	if (io_read_full(sync_fd, ret, sizeof(*ret)) != sizeof(*ret))
+		return err_say(err, -EIO, "%s died", who);
+	ret->msg[sizeof(ret->msg) - 1] = '\0';
+	if (ret->kind == CHILD_FAILED)
+		return err_say(err, ret->value < 0 ? ret->value : -EPROTO, "%s", ret->msg);
 	return 0;
 }
 
 static int spawn_read_pid(int sync_fd, pid_t *ret, struct err *err)
 {
-	struct timeval patience = {.tv_sec = SPAWN_HELPER_TIMEOUT_S};
+	static const char who[] = "the helper that joins the container";
 	struct child_report report = {0};
-	ssize_t n;
 
-	if (setsockopt(sync_fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)))
-		return err_set(err, -errno, "set a timeout");
-	n = io_read_full(sync_fd, &report, sizeof(report));
-	report.msg[sizeof(report.msg) - 1] = '\0';
-	if (n != sizeof(report))
-		return err_say(err, -EIO, "the helper that joins the container died");
-	if (report.kind == CHILD_FAILED)
-		return err_say(err, report.value, "%s", report.msg);
+	if (spawn_await(sync_fd, who, &report, err))
+		return err->code;
 	if (report.kind != CHILD_PID || report.value <= 0)
-		return err_say(err, -EIO, "the helper that joins the container sent nonsense");
+		return err_say(err, -EIO, "%s sent nonsense", who);
 	*ret = report.value;
 	return 0;
 }

@@ -392,6 +392,16 @@ void harness_result_done(struct harness_result *r)
 	free(r->err);
 }
 
+void harness_must_ref(struct harness *h, const char *method, const char *id, const char *exec_id)
+{
+	struct harness_answer a;
+
+	harness_ref(h, &a, method, id, exec_id);
+	assert_string_equal(a.msg, "");
+	assert_int_equal(a.code, RPC_OK);
+	harness_answer_done(&a);
+}
+
 char *harness_script(struct harness *h, const char *script)
 {
 	struct harness_request r;

@@ -104,6 +104,8 @@ void harness_answer_done(struct harness_answer *a);
 /* Calls with a ProcessRef. */
 void harness_ref(struct harness *h, struct harness_answer *a, const char *method, const char *id,
 		 const char *exec_id);
+/* One that succeeds. */
+void harness_must_ref(struct harness *h, const char *method, const char *id, const char *exec_id);
 
 struct harness_stream *harness_output(struct harness *h);
 struct harness_stream *harness_input(struct harness *h, const void *data, size_t len);

@@ -309,16 +309,6 @@ static uint32_t wait_status(struct harness *h, const char *id, const char *exec_
 	return status;
 }
 
-static void must_ref(struct harness *h, const char *method, const char *id, const char *exec_id)
-{
-	struct harness_answer a;
-
-	harness_ref(h, &a, method, id, exec_id);
-	assert_string_equal(a.msg, "");
-	assert_int_equal(a.code, RPC_OK);
-	harness_answer_done(&a);
-}
-
 static void must_signal(struct harness *h, const char *id, const char *exec_id, uint32_t sig,
 			bool all)
 {
@@ -339,7 +329,7 @@ static void start_script(struct harness *h, struct harness_request *r)
 
 	harness_call(h, &a, "CreateContainer", &r->create, NULL);
 	assert_string_equal(a.msg, "");
-	must_ref(h, "Start", r->create.id, "");
+	harness_must_ref(h, "Start", r->create.id, "");
 }
 
 static void exec_begin(struct harness *h, const char *exec_id, const char *script,
@@ -378,7 +368,7 @@ static void test_signals(void **state)
 	harness_drain(h, out);
 	harness_ref(h, &a, "Start", "c1", "");
 	assert_int_not_equal(a.code, RPC_OK);
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 	harness_ref(h, &a, "Delete", "c1", "");
 	assert_int_equal(a.code, RPC_NOT_FOUND);
 }
@@ -394,11 +384,11 @@ static void test_kill_created_and_running(void **state)
 	assert_string_equal(a.msg, "");
 	must_signal(h, "c1", "", SIGKILL, true);
 	assert_int_equal(wait_status(h, "c1", ""), 137);
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 	start_script(h, &r);
 	must_signal(h, "c1", "", SIGKILL, false);
 	assert_int_equal(wait_status(h, "c1", ""), 137);
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 /* Deleting a running container ends it, children, sub-cgroups and all. */
@@ -416,7 +406,7 @@ static void test_delete_ends_everything(void **state)
 	r.process.stdout_stream = out->id;
 	start_script(h, &r);
 	harness_run_until(h, out, "up\n");
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 	harness_drain(h, out);
 }
 
@@ -430,13 +420,13 @@ static void test_background_child_keeps_stdout(void **state)
 	harness_request_init(&r, "sleep 1000");
 	start_script(h, &r);
 	exec_begin(h, "e1", "(echo later; sleep 1000) & exit 3", out, false);
-	must_ref(h, "Start", "c1", "e1");
+	harness_must_ref(h, "Start", "c1", "e1");
 	assert_int_equal(wait_status(h, "c1", "e1"), 3);
 	harness_run_until(h, out, "later\n");
 	assert_false(out->eof);
-	must_ref(h, "Delete", "c1", "e1");
+	harness_must_ref(h, "Delete", "c1", "e1");
 	harness_drain(h, out);
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 static void test_exec_joins_the_container(void **state)
@@ -455,7 +445,7 @@ static void test_exec_joins_the_container(void **state)
 		   "/proc/self/cgroup; "
 		   "ps | grep -c '[s]leep 1000'; echo /proc/self/fd/*; exit 5",
 		   out, false);
-	must_ref(h, "Start", "c1", "e1");
+	harness_must_ref(h, "Start", "c1", "e1");
 	assert_int_equal(wait_status(h, "c1", "e1"), 5);
 	harness_drain(h, out);
 	text = harness_text(out);
@@ -464,10 +454,10 @@ static void test_exec_joins_the_container(void **state)
 	exec_begin(h, "e2", "", NULL, false);
 	harness_ref(h, &a, "Start", "c1", "e1");
 	assert_int_not_equal(a.code, RPC_OK);
-	must_ref(h, "Start", "c1", "e2");
+	harness_must_ref(h, "Start", "c1", "e2");
 	assert_int_equal(wait_status(h, "c1", "e2"), 0);
-	must_ref(h, "Delete", "c1", "e1");
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "e1");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 /* Several times: the report races with the end of the process that sent it. */
@@ -490,9 +480,9 @@ static void test_exec_of_missing_file(void **state)
 		harness_ref(h, &a, "Start", "c1", "e1");
 		assert_int_equal(a.code, RPC_NOT_FOUND);
 		assert_string_equal(a.msg, "exec: \"nosuch\": executable file not found in $PATH");
-		must_ref(h, "Delete", "c1", "e1");
+		harness_must_ref(h, "Delete", "c1", "e1");
 	}
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 /* Without a pid namespace the agent itself has to see to the order. */
@@ -506,7 +496,7 @@ static void check_exit_order(struct harness *h, uint32_t namespaces)
 	r.create.namespaces = namespaces;
 	start_script(h, &r);
 	exec_begin(h, "e1", "sleep 1000", NULL, false);
-	must_ref(h, "Start", "c1", "e1");
+	harness_must_ref(h, "Start", "c1", "e1");
 	init.id = exec.id = "c1";
 	exec.exec_id = "e1";
 	harness_begin(h, &init_wait, "Wait", &init, &harpoon__agent__v1__wait_response__descriptor);
@@ -521,7 +511,7 @@ static void check_exit_order(struct harness *h, uint32_t namespaces)
 	assert_true(exec_wait.done);
 	harness_answer_done(&init_wait);
 	harness_answer_done(&exec_wait);
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 static void test_execs_exit_before_init(void **state)
@@ -562,7 +552,7 @@ static void test_terminal_of_exec_and_resize(void **state)
 	start_script(h, &r);
 	exec_begin(h, "e1", "stty size; until stty size | grep '40 120'; do sleep 0.02; done", out,
 		   true);
-	must_ref(h, "Start", "c1", "e1");
+	harness_must_ref(h, "Start", "c1", "e1");
 	harness_run_until(h, out, "25 81\r\n");
 	size.id = "c1";
 	size.exec_id = "e1";
@@ -573,7 +563,7 @@ static void test_terminal_of_exec_and_resize(void **state)
 	harness_run_until(h, out, "40 120\r\n");
 	assert_int_equal(wait_status(h, "c1", "e1"), 0);
 	harness_drain(h, out);
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 static void test_pids_and_stats(void **state)
@@ -600,7 +590,7 @@ static void test_pids_and_stats(void **state)
 			   strstr(stats->files[i]->value, "usage_usec");
 	assert_true(has_cpu);
 	harness_answer_done(&a);
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 static void test_cgroup_file_errors_are_clear(void **state)
@@ -660,7 +650,7 @@ static void test_memory_limit_and_update(void **state)
 	r.create.n_cgroup = 1;
 	harness_call(h, &a, "CreateContainer", &r.create, NULL);
 	assert_string_equal(a.msg, "");
-	must_ref(h, "Start", "c1", "");
+	harness_must_ref(h, "Start", "c1", "");
 	file.value = "16777216";
 	update.id = "c1";
 	update.cgroup = files;
@@ -671,7 +661,7 @@ static void test_memory_limit_and_update(void **state)
 	assert_int_equal(((AGENT_PB(WaitResponse) *)a.response)->exit_status, 137);
 	assert_true(((AGENT_PB(WaitResponse) *)a.response)->oom_killed);
 	harness_answer_done(&a);
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 /* Whatever the container does with pids and memory, the agent answers. */
@@ -691,7 +681,7 @@ static void test_agent_outlives_a_fork_bomb(void **state)
 	r.create.n_cgroup = 1;
 	r.process.stdout_stream = out->id;
 	harness_call(h, &a, "CreateContainer", &r.create, NULL);
-	must_ref(h, "Start", "c1", "");
+	harness_must_ref(h, "Start", "c1", "");
 	harness_run_until(h, out, "up\n");
 	start = util_now_ns();
 	harness_ref(h, &a, "Pids", "c1", "");
@@ -699,7 +689,7 @@ static void test_agent_outlives_a_fork_bomb(void **state)
 	harness_answer_done(&a);
 	must_signal(h, "c1", "", SIGKILL, true);
 	assert_int_equal(wait_status(h, "c1", ""), 137);
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 	assert_true(util_now_ns() - start < UINT64_C(10000000000));
 }
 
@@ -726,7 +716,7 @@ static void test_configure_sets_the_clock(void **state)
 	assert_in_range(((AGENT_PB(WaitResponse) *)a.response)->exited_at_ns, c.realtime_ns,
 			c.realtime_ns + INT64_C(30000000000));
 	harness_answer_done(&a);
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 /* Any node can be made, only the default ones and those of the request's rules can be opened. */
@@ -789,10 +779,10 @@ static void test_waiting_child_holds_no_foreign_pipes(void **state)
 	harness_call(h, &a, "CreateContainer", &r.create, NULL);
 	assert_string_equal(a.msg, "");
 	exec_begin(h, "go", "touch /tmp/go", NULL, false);
-	must_ref(h, "Start", "c1", "go");
+	harness_must_ref(h, "Start", "c1", "go");
 	harness_run_until(h, out, "1048576\n");
-	must_ref(h, "Delete", "c2", "");
-	must_ref(h, "Delete", "c1", "");
+	harness_must_ref(h, "Delete", "c2", "");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 int main(void)

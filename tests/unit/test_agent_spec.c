@@ -126,15 +126,6 @@ static void test_time_namespace_in_user_namespace(void **state)
 	expect_output(h, &r, "monotonic 7 0\nboottime 0 0\n");
 }
 
-static void must_ref(struct harness *h, const char *method, const char *exec_id)
-{
-	struct harness_answer a;
-
-	harness_ref(h, &a, method, "c1", exec_id);
-	assert_string_equal(a.msg, "");
-	harness_answer_done(&a);
-}
-
 /* An exec is in the container's time namespace, too, and has a priority of its own. */
 static void test_exec_in_time_namespace(void **state)
 {
@@ -156,7 +147,7 @@ static void test_exec_in_time_namespace(void **state)
 	harness_call(h, &a, "CreateContainer", &r.create, NULL);
 	assert_string_equal(a.msg, "");
 	harness_answer_done(&a);
-	must_ref(h, "Start", "");
+	harness_must_ref(h, "Start", "c1", "");
 	harness_request_init(&r, "grep boot /proc/self/timens_offsets | tr -s ' '; "
 				 "read -r l </proc/$$/stat; set -- ${l##*) }; echo ${17}");
 	r.process.stdout_stream = out->id;
@@ -168,10 +159,10 @@ static void test_exec_in_time_namespace(void **state)
 	harness_call(h, &a, "Exec", &e, NULL);
 	assert_string_equal(a.msg, "");
 	harness_answer_done(&a);
-	must_ref(h, "Start", "e1");
+	harness_must_ref(h, "Start", "c1", "e1");
 	harness_run_until(h, out, "boottime 1000 0\n4\n");
-	must_ref(h, "Delete", "e1");
-	must_ref(h, "Delete", "");
+	harness_must_ref(h, "Delete", "c1", "e1");
+	harness_must_ref(h, "Delete", "c1", "");
 }
 
 static void test_priorities(void **state)
