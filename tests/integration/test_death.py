@@ -245,7 +245,8 @@ def kill_shim_of(box, name, delay, is_there):
                     words = f.read().split(b"\0")
             except OSError:
                 continue
-            if b"start" not in words and is_there(pid):
+            # A process that has just ended has no words at all: the one that `start` was.
+            if name.encode() in words and b"start" not in words and is_there(pid):
                 found.append(pid)
         return found
 
